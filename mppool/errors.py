@@ -1,0 +1,192 @@
+"""Every exception of mppool, all picklable: an error crosses processes with all it knows.
+
+Two families. What the database says (`PySQLXError` and its kinds) keeps PySQLXEngine's names, `code`, `message`
+and `error()`. What the pool says derives from `PoolError`.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from mppool.settings import LOG_CONFIG
+
+__all__ = [
+    "AlreadyConnectedError",
+    "BudgetMismatchError",
+    "ConnectError",
+    "ExecuteError",
+    "IsoLevelError",
+    "ManagerUnavailableError",
+    "NotConnectedError",
+    "ParameterInvalidJsonValueError",
+    "ParameterInvalidProviderError",
+    "ParameterInvalidValueError",
+    "PoolAlreadyClosedError",
+    "PoolAlreadyStartedError",
+    "PoolClosedError",
+    "PoolError",
+    "PoolTimeoutError",
+    "PySQLXError",
+    "QueryError",
+    "RawCmdError",
+    "StartTransactionError",
+    "TooManyWaitingError",
+]
+
+
+def _render(kind: str, code: str, message: str, **more: Any) -> str:
+    """One line, or JSON when `LOG_CONFIG.PYSQLX_ERROR_JSON_FMT` is on (in colour with `PYSQLX_USE_COLOR`)."""
+    if not LOG_CONFIG.PYSQLX_ERROR_JSON_FMT:
+        tail = "".join(f", {key}={value!r}" for key, value in more.items())
+        return f"{kind}(code='{code}', message='{message}'{tail})"
+    text = json.dumps({"code": code, "message": message, "error": kind, **more}, indent=2, default=str)
+    if LOG_CONFIG.PYSQLX_USE_COLOR:
+        from pygments import highlight
+        from pygments.formatters import TerminalFormatter
+        from pygments.lexers import JsonLexer
+
+        text = highlight(text, JsonLexer(), TerminalFormatter())
+    return "\n" + text
+
+
+class PySQLXError(Exception):
+    """What the database or its driver answered.
+
+    Args:
+        code: the database's own code (SQLSTATE, MySQL or SQLite number), "0" when it gave none.
+        message: the database's own words.
+        kind: the kind of call that failed; the class's name when empty.
+    """
+
+    def __init__(self, code: str, message: str, kind: str = "") -> None:
+        super().__init__(code, message, kind or type(self).__name__)
+        self.code = code
+        self.message = message
+
+    def error(self) -> str:
+        """The kind of error, e.g. ``"QueryError"``."""
+        return str(self.args[2])
+
+    def __str__(self) -> str:
+        return _render(self.error(), self.code, self.message)
+
+
+class ConnectError(PySQLXError):
+    """A connection could not be opened."""
+
+
+class QueryError(PySQLXError):
+    """A query failed."""
+
+
+class ExecuteError(PySQLXError):
+    """A statement run with ``execute`` failed."""
+
+
+class RawCmdError(PySQLXError):
+    """A command run with ``raw_cmd`` failed."""
+
+
+class IsoLevelError(PySQLXError):
+    """The isolation level is unknown, or the database does not know it."""
+
+
+class StartTransactionError(PySQLXError):
+    """A transaction could not be started."""
+
+
+class NotConnectedError(Exception):
+    """The connection is not open: never connected, already closed, or made before a fork."""
+
+
+class AlreadyConnectedError(Exception):
+    """``connect()`` on an open connection."""
+
+    code = "PYSQLX001"
+
+    def __str__(self) -> str:
+        return _render("AlreadyConnectedError", self.code, "Already connected to the database")
+
+
+class ParameterInvalidProviderError(Exception):
+    """A parameter has a type that this database does not know (a tuple outside PostgreSQL, say)."""
+
+    code = "PYSQLX003"
+
+    def __init__(self, field: str, provider: str, typ: str) -> None:
+        super().__init__(field, provider, typ)
+        self.field, self.provider, self.type = field, provider, typ
+
+    def __str__(self) -> str:
+        message = f"parameter '{self.field}': {self.provider} does not support the type '{self.type}'"
+        return _render("ParameterInvalidError", self.code, message)
+
+
+class ParameterInvalidValueError(Exception):
+    """A parameter's value would not reach the database unchanged, so nothing was sent."""
+
+    code = "PYSQLX004"
+
+    def __init__(
+        self, field: str, provider: str, typ_from: str, typ_to: str, details: str | None = None
+    ) -> None:
+        super().__init__(field, provider, typ_from, typ_to, details)
+        self.field, self.provider = field, provider
+        self.typ_from, self.typ_to, self.details = typ_from, typ_to, details
+
+    def __str__(self) -> str:
+        message = (
+            f"parameter '{self.field}': {self.provider} cannot take this value of type '{self.typ_from}' "
+            f"as '{self.typ_to}'"
+        )
+        return _render("ParameterInvalidError", self.code, message, details=self.details)
+
+
+class ParameterInvalidJsonValueError(Exception):
+    """A value inside a dict or list parameter has no place in JSON."""
+
+    code = "PYSQLX005"
+
+    def __init__(self, typ_from: str, typ_to: str, details: str | None = None) -> None:
+        super().__init__(typ_from, typ_to, details)
+        self.typ_from, self.typ_to, self.details = typ_from, typ_to, details
+
+    def __str__(self) -> str:
+        message = f"a value of type '{self.typ_from}' cannot become {self.typ_to}"
+        return _render("ParameterInvalidError", self.code, message, details=self.details)
+
+
+class PoolError(Exception):
+    """Base of all errors of the pool itself."""
+
+
+class PoolClosedError(PoolError):
+    """The handle is not started, or was stopped."""
+
+
+class PoolTimeoutError(PoolError):
+    """Nobody gave a connection back, and none could be opened, within the time allowed.
+
+    ``__cause__`` is the last failure to connect, if there was one since the wait began.
+    """
+
+
+class PoolAlreadyStartedError(PoolError):
+    """A second ``start()``."""
+
+
+class PoolAlreadyClosedError(PoolError):
+    """``stop()`` of a handle that is not running."""
+
+
+class TooManyWaitingError(PoolError):
+    """More than ``max_waiting`` callers of this process wait already."""
+
+
+class BudgetMismatchError(PoolError):
+    """The running budget of this name has another ``max_size`` or another database."""
+
+
+class ManagerUnavailableError(PoolError):
+    """There is no manager of that name, or it could not be started or reached."""

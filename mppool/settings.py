@@ -1,0 +1,213 @@
+"""Settings: frozen, validated once where the user gives them, then passed whole.
+
+A bad value is refused here with the parameter's name, so nothing behind this module checks again.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+__all__ = ["LOG_CONFIG", "BudgetSettings", "LogConfig", "PoolSettings"]
+
+PROVIDERS = ("postgresql", "mysql", "sqlserver", "sqlite")
+MAX_SIZE_LIMIT = 10_000
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+class LogConfig:
+    """What mppool logs about SQL, and how its errors look. One instance, `LOG_CONFIG`, read at every use.
+
+    Attributes:
+        PYSQLX_DEV_MODE: log (DEBUG) each statement with its parameters written in, as an aid to the eye.
+        PYSQLX_SQL_LOG: log (INFO) each statement and its parameters as sent.
+        PYSQLX_USE_COLOR: colour both, and JSON errors, for a terminal.
+        PYSQLX_ERROR_JSON_FMT: errors of the database render as JSON.
+
+    Each starts from the environment variable of its name (``0`` or unset is off).
+    """
+
+    __slots__ = ("PYSQLX_DEV_MODE", "PYSQLX_ERROR_JSON_FMT", "PYSQLX_SQL_LOG", "PYSQLX_USE_COLOR")
+
+    PYSQLX_DEV_MODE: bool
+    PYSQLX_SQL_LOG: bool
+    PYSQLX_USE_COLOR: bool
+    PYSQLX_ERROR_JSON_FMT: bool
+
+    def __init__(self) -> None:
+        for switch in self.__slots__:
+            setattr(self, switch, os.environ.get(switch, "0") != "0")
+
+    def __repr__(self) -> str:
+        return f"LogConfig({', '.join(f'{name}={getattr(self, name)}' for name in self.__slots__)})"
+
+
+LOG_CONFIG = LogConfig()
+
+
+def _whole(name: str, value: object, least: int, most: int | None = None) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an int, not {type(value).__name__}")
+    if value < least or (most is not None and value > most):
+        limit = f"from {least} to {most}" if most is not None else f"at least {least}"
+        raise ValueError(f"{name} must be {limit}, not {value}")
+    return value
+
+
+def _seconds(name: str, value: object, *, zero: bool = False) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number of seconds, not {type(value).__name__}")
+    if not (value > 0 or (zero and value == 0)):  # also refuses NaN
+        raise ValueError(f"{name} must be {'zero or more' if zero else 'more than zero'} seconds, not {value}")
+    return float(value)
+
+
+def wait_seconds(name: str, value: object) -> float:
+    """A per-call timeout: zero (do not wait) or more seconds."""
+    return _seconds(name, value, zero=True)
+
+
+@dataclass(frozen=True)
+class Database:
+    """Where a budget's connections go. ``uri`` holds the password; nothing else here does."""
+
+    uri: str = field(repr=False)  # as pysqlx-core takes it
+    provider: str
+    key: str  # what two users of one budget must agree on, without user and password
+
+    @classmethod
+    def parse(cls, uri: object) -> Database:
+        """Refuse what the core would panic on (CORE-FACTS 6 of the project's notes: it aborts on unknown schemes)."""
+        if not isinstance(uri, str):
+            raise TypeError(f"uri must be a str, not {type(uri).__name__}")
+        scheme, colon, rest = uri.partition(":")
+        if scheme in ("sqlite", "file") and colon:
+            return cls._parse_sqlite(rest)
+        if scheme not in PROVIDERS or not rest.startswith("//"):
+            shown = scheme if colon else "without a scheme"
+            raise ValueError(
+                f"invalid uri ({shown}): it must begin with one of "
+                "postgresql://, mysql://, sqlserver://, sqlite: or file:"
+            )
+        if any(ord(char) < 32 or 0xD800 <= ord(char) < 0xE000 for char in uri):
+            raise ValueError("invalid uri: it contains a control character or a lone surrogate")
+        if scheme == "sqlserver":
+            host, _, options = rest[2:].partition(";")
+            named = dict(part.split("=", 1) for part in options.split(";") if "=" in part)
+            return cls(uri, scheme, f"sqlserver://{host}/{named.get('database', 'master')}")
+        try:
+            parts = urlsplit(uri)
+            host, port = parts.hostname or "", parts.port
+        except ValueError as error:
+            raise ValueError(f"invalid uri: {error}") from None
+        if not host:
+            raise ValueError(f"invalid uri: {scheme} needs a host (use localhost with ?host=/folder for a socket)")
+        options = dict(part.split("=", 1) for part in parts.query.split("&") if "=" in part)
+        host = unquote(options.get("host") or options.get("socket") or host)
+        port = port or {"postgresql": 5432, "mysql": 3306}[scheme]
+        return cls(uri, scheme, f"{scheme}://{host}:{port}/{unquote(parts.path.lstrip('/'))}")
+
+    @classmethod
+    def _parse_sqlite(cls, rest: str) -> Database:
+        path, question, options = rest.partition("?")
+        if path.startswith("//"):
+            path = path[2:]
+        if not path:
+            raise ValueError("invalid uri: sqlite needs a file, as in sqlite:./app.db")
+        if any(ord(char) < 32 or 0xD800 <= ord(char) < 0xE000 for char in rest):
+            raise ValueError("invalid uri: the file name contains a control character or a lone surrogate")
+        if question and not all("=" in part for part in options.split("&")):
+            raise ValueError(f"invalid uri: {options!r} after the '?' must be name=value pairs")
+        if path == ":memory:":
+            raise ValueError("invalid uri: a :memory: database is private to one connection; a pool needs a file")
+        path = os.path.abspath(path)  # one file whatever becomes of the working directory
+        return cls(f"file:{path}{question}{options}", "sqlite", f"sqlite:{path}")
+
+
+@dataclass(frozen=True)
+class BudgetSettings:
+    """What all members of a budget share.
+
+    Args:
+        uri: the database, as PySQLXEngine takes it.
+        max_size: permits; connections open or being opened over all processes, 1 to 10,000.
+        name: 1 to 64 letters, digits, ``.``, ``_`` or ``-``; None: a budget of this program's own.
+    """
+
+    uri: str = field(repr=False)
+    max_size: int
+    name: str | None = None
+    database: Database = field(init=False)
+
+    def __post_init__(self) -> None:
+        _whole("max_size", self.max_size, 1, MAX_SIZE_LIMIT)
+        if self.name is not None:
+            check_name(self.name)
+        object.__setattr__(self, "database", Database.parse(self.uri))
+
+
+def check_name(name: object) -> str:
+    """Refuse what cannot be a budget's name (it becomes a folder's)."""
+    if not isinstance(name, str):
+        raise TypeError(f"name must be a str, not {type(name).__name__}")
+    if not _NAME.fullmatch(name):
+        raise ValueError(
+            f"name {name!r} must be 1 to 64 letters, digits, '.', '_' or '-', beginning with a letter or digit"
+        )
+    return name
+
+
+@dataclass(frozen=True)
+class PoolSettings:
+    """What one process's local pool does with the permits it gets. Times are seconds.
+
+    Args:
+        min_size: connections this process keeps warm, as far as its fair share allows.
+        conn_timeout: longest wait of a borrower.
+        keep_alive: greatest age of a connection (-5 % jitter); never cut while borrowed.
+        check_interval: longest pause between upkeep rounds.
+        monitor_batch_size: connections looked after at a time in one upkeep round.
+        max_idle: a connection above ``min_size`` is closed after so long without use.
+        max_waiting: refuse a borrower when so many wait; None: no limit.
+        connect_timeout: longest time to open one connection.
+        leak_threshold: log a warning when a connection is borrowed for longer; None: never.
+        configure: called once with each new connection (`PySQLXEngineSync`), on a thread of the pool's.
+        check: called with a connection before it is lent; False or an exception discards it.
+        reset: called with a connection that came back; False or an exception discards it.
+    """
+
+    min_size: int = 0
+    conn_timeout: float = 30.0
+    keep_alive: float = 900.0
+    check_interval: float = 5.0
+    monitor_batch_size: int = 10
+    max_idle: float = 600.0
+    max_waiting: int | None = None
+    connect_timeout: float = 5.0
+    leak_threshold: float | None = None
+    configure: Callable[[Any], object] | None = None
+    check: Callable[[Any], object] | None = None
+    reset: Callable[[Any], object] | None = None
+
+    def __post_init__(self) -> None:
+        _whole("min_size", self.min_size, 0)
+        _whole("monitor_batch_size", self.monitor_batch_size, 1)
+        for name in ("conn_timeout", "keep_alive", "check_interval", "max_idle", "connect_timeout"):
+            object.__setattr__(self, name, _seconds(name, getattr(self, name)))
+        if self.max_waiting is not None:
+            _whole("max_waiting", self.max_waiting, 1)
+        if self.leak_threshold is not None:
+            object.__setattr__(self, "leak_threshold", _seconds("leak_threshold", self.leak_threshold))
+        for name in ("configure", "check", "reset"):
+            hook = getattr(self, name)
+            if hook is not None and not callable(hook):
+                raise TypeError(f"{name} must be callable, not {type(hook).__name__}")
+
+    def fits(self, max_size: int) -> None:
+        """Refuse a ``min_size`` that the budget could never satisfy."""
+        if self.min_size > max_size:
+            raise ValueError(f"min_size ({self.min_size}) must not be greater than max_size ({max_size})")
