@@ -1,0 +1,152 @@
+"""What each call does, written once: coroutines that await only the core.
+
+The asynchronous connection awaits them, the blocking one drives them on the calling thread. Every flow takes the link,
+so none of them knows who lent it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mppool import errors
+from mppool.database import sqllog, statements
+from mppool.database.link import Link
+from mppool.settings import LOG_CONFIG
+
+__all__ = [
+    "begin",
+    "end",
+    "execute",
+    "query",
+    "query_as_dict",
+    "query_first",
+    "query_first_as_dict",
+    "raw_cmd",
+    "set_isolation_level",
+]
+
+_LEVELS = {
+    level.lower(): level
+    for level in ("ReadUncommitted", "ReadCommitted", "RepeatableRead", "Snapshot", "Serializable")
+}
+_KNOWN = {
+    "postgresql": frozenset({"ReadUncommitted", "ReadCommitted", "RepeatableRead", "Serializable"}),
+    "mysql": frozenset({"ReadUncommitted", "ReadCommitted", "RepeatableRead", "Serializable"}),
+    "sqlite": frozenset({"Serializable"}),
+    "sqlserver": frozenset(_LEVELS.values()),
+}
+
+
+async def _run(link: Link, method: str, sql: str, parameters: dict[str, Any] | None) -> Any:
+    """One statement through one of the core's methods, and what it does to the transaction."""
+    conn = link.conn
+    if conn is None:
+        raise errors.NotConnectedError(link.reason)
+    parsed = statements.parse(link.provider, sql)
+    statement = statements.build(link.core, link.provider, parsed, sql, parameters)
+    if LOG_CONFIG.PYSQLX_SQL_LOG or LOG_CONFIG.PYSQLX_DEV_MODE:
+        sqllog.log(link.provider, parsed, statement, parameters)
+    try:
+        result = await link.call(getattr(conn, method), statement)
+    except errors.PySQLXError:
+        if parsed.transaction is True or (parsed.transaction is False and link.provider == "postgresql"):
+            # Part of a batch may have begun one; PostgreSQL's COMMIT ends it also when it fails, MySQL and SQLite
+            # may leave it open.
+            link.in_transaction = parsed.transaction
+        raise
+    if parsed.transaction is not None:
+        link.in_transaction = parsed.transaction
+    return result
+
+
+async def query(link: Link, sql: str, parameters: dict[str, Any] | None, model: Any) -> list[Any]:
+    if model is not None:
+        _check_model(model)
+    response = await _run(link, "query_typed", sql, parameters)
+    return _rows().all_rows(response, model) if len(response) else []
+
+
+async def query_first(link: Link, sql: str, parameters: dict[str, Any] | None, model: Any) -> Any:
+    if model is not None:
+        _check_model(model)
+    response = await _run(link, "query_typed", sql, parameters)
+    return _rows().first_row(response, model) if len(response) else None
+
+
+async def query_as_dict(link: Link, sql: str, parameters: dict[str, Any] | None) -> list[dict[str, Any]]:
+    # query_all would convert the rows on a worker thread, with the interpreter's lock
+    return (await _run(link, "query_typed", sql, parameters)).get_all()  # type: ignore[no-any-return]
+
+
+async def query_first_as_dict(link: Link, sql: str, parameters: dict[str, Any] | None) -> dict[str, Any] | None:
+    # query_one would convert all rows to return one
+    response = await _run(link, "query_typed", sql, parameters)
+    return response.get_first() if len(response) else None
+
+
+async def execute(link: Link, sql: str, parameters: dict[str, Any] | None) -> int:
+    return await _run(link, "execute", sql, parameters)  # type: ignore[no-any-return]
+
+
+async def raw_cmd(link: Link, sql: str) -> None:
+    await _run(link, "raw_cmd", sql, None)
+
+
+async def begin(link: Link, isolation_level: str | None) -> None:
+    conn = link.conn
+    if conn is None:
+        raise errors.NotConnectedError(link.reason)
+    if isolation_level is not None:
+        isolation_level = _level(isolation_level)
+        if isolation_level not in _KNOWN[link.provider]:
+            # the core would open the transaction first and complain then
+            message = f"{link.provider} does not know the isolation level {isolation_level}"
+            raise errors.StartTransactionError("0", message)
+    before, link.in_transaction = link.in_transaction, True  # also if we never hear how it ended
+    try:
+        await link.call(conn.start_transaction, isolation_level)
+    except errors.PySQLXError:
+        link.in_transaction = before
+        raise
+
+
+async def end(link: Link, word: str) -> None:
+    """``COMMIT`` or ``ROLLBACK``."""
+    await _run(link, "raw_cmd", f"{word} TRANSACTION" if link.provider == "sqlserver" else word, None)
+
+
+async def set_isolation_level(link: Link, isolation_level: str) -> None:
+    conn = link.conn
+    if conn is None:
+        raise errors.NotConnectedError(link.reason)
+    level = _level(isolation_level)
+    if level not in _KNOWN[link.provider]:
+        raise errors.IsoLevelError("0", f"{link.provider} does not know the isolation level {level}")
+    await link.call(conn.set_isolation_level, level)
+
+
+def _level(name: object) -> str:
+    level = _LEVELS.get(name.lower()) if isinstance(name, str) else None
+    if level is None:
+        raise ValueError(f"isolation_level must be one of {', '.join(_LEVELS.values())}, not {name!r}")
+    return level
+
+
+def _check_model(model: object) -> None:
+    from pydantic import BaseModel
+
+    if not (isinstance(model, type) and issubclass(model, BaseModel)):
+        raise TypeError(f"model must be a pydantic model class, not {model!r}")
+
+
+_rows_module: Any = None
+
+
+def _rows() -> Any:
+    """The module `rows`, and pydantic with it, on the first row."""
+    global _rows_module
+    if _rows_module is None:
+        from mppool.database import rows
+
+        _rows_module = rows
+    return _rows_module

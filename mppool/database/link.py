@@ -1,0 +1,344 @@
+"""One open connection of the core with what is known about it: in a transaction, suspect, doubtful.
+
+A `Link` is what a pool owns; a borrower sees it through a face (`connection.py`). Every call to the database goes
+through `Link.call`, which is the only place where the core's errors become ours and where trust is withdrawn: a call
+that did not end (cancelled, timed out, interrupted, panicked) leaves the link doubtful for good, because the database
+goes on with the statement.
+
+Dropping the last reference closes the connection; the core has no other way. A link is not a lock: two callers at
+once on one link are served one after the other by the core, but share its transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Coroutine
+from time import monotonic
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import unquote, urlsplit
+
+from mppool import errors
+from mppool.database import core as core_module
+from mppool.database import sockets
+from mppool.database.driver import drive
+from mppool.database.verdicts import Verdict, judge
+
+if TYPE_CHECKING:
+    from mppool.database.core import Core
+    from mppool.settings import Database
+
+__all__ = ["Link", "check_uri", "open_link", "opening"]
+
+T = TypeVar("T")
+
+CLOSED = "the connection is closed"
+_KINDS: dict[str, type[errors.PySQLXError]] = {
+    kind.__name__: kind
+    for kind in (
+        errors.QueryError,
+        errors.ExecuteError,
+        errors.RawCmdError,
+        errors.IsoLevelError,
+        errors.StartTransactionError,
+        errors.ConnectError,
+    )
+}
+# An answer, any answer, shows that the server is there: this one comes inside a failed PostgreSQL transaction.
+_ABORTED_TRANSACTION = "25P02"
+_PANIC = "PanicException"  # a BaseException that no module exports
+
+
+class Link:
+    """One open connection and its state.
+
+    Attributes:
+        provider: "postgresql", "mysql", "sqlserver" or "sqlite".
+        in_transaction: a transaction was begun through this link and has not been ended.
+        suspect: a call failed in a way that may have broken the connection; ask `check` before the next use.
+        doubtful: a call did not end, or what it left behind cannot be trusted: never use it again.
+        busy: calls in flight.
+        conn: the core's connection; None once closed.
+        reason: what a caller is told when ``conn`` is None.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "busy",
+        "conn",
+        "core",
+        "database",
+        "doubtful",
+        "in_transaction",
+        "provider",
+        "reason",
+        "socket",
+        "suspect",
+    )
+
+    def __init__(self, core: Core, conn: Any, database: Database) -> None:
+        self.core = core
+        self.conn: Any = conn
+        self.database = database
+        self.provider = database.provider
+        self.in_transaction = False
+        self.suspect = False
+        self.doubtful = False
+        self.busy = 0
+        self.reason = CLOSED
+        self.socket: sockets.Descriptor | None = None
+        core_module.process.links.add(self)
+
+    def __repr__(self) -> str:
+        words = [word for word in ("in_transaction", "suspect", "doubtful", "busy") if getattr(self, word)]
+        if self.conn is None:
+            words.append(self.reason)
+        return f"<Link {self.database.key}{': ' if words else ''}{', '.join(words)}>"
+
+    async def call(self, function: Callable[..., Awaitable[T]], *arguments: object) -> T:
+        """Await one call of the core's; what it raises is ours."""
+        if core_module.process.stopped:
+            raise errors.NotConnectedError("the interpreter is exiting")
+        self.busy += 1
+        try:
+            return await function(*arguments)
+        except BaseException as error:
+            # None for what is not the database's: a cancellation, an interrupt, the close of the coroutine
+            ours = self._judge(error)
+            if ours is None:
+                raise
+            raise ours from None
+        finally:
+            self.busy -= 1
+
+    def _judge(self, error: BaseException) -> errors.PySQLXError | None:
+        if isinstance(error, self.core.Error):
+            code, message, kind = error.code(), error.message(), error.error()  # type: ignore[attr-defined]
+            verdict = judge(self.provider, code, message)
+            if verdict is not Verdict.FINE:
+                self.suspect = True
+            if verdict is Verdict.DOUBTFUL or (self.conn is not None and not self.conn.is_healthy()):
+                self.doubtful = True
+            return _KINDS.get(kind, errors.QueryError)(code, scrub(message, self.database.uri))
+        self.doubtful = True
+        if type(error).__name__ == _PANIC:
+            return errors.QueryError("PANIC", scrub(f"the driver panicked: {error}", self.database.uri))
+        return None
+
+    async def answers(self) -> bool:
+        """Does the database answer? Waits behind whatever still runs on the connection."""
+        conn = self.conn
+        if conn is None or not conn.is_healthy():
+            return False
+        try:
+            statement = self.core.Statement(provider=self.provider, sql="SELECT 1", params=None)
+            await conn.query_typed(statement)
+        except self.core.Error as error:
+            return bool(error.code() == _ABORTED_TRANSACTION)  # type: ignore[attr-defined]
+        except Exception:
+            return False
+        return True
+
+    def check(self, timeout: float = 5.0) -> bool:
+        """Ask the database whether this connection is alive and well. Blocks; any thread; never raises.
+
+        Clears `suspect` when it is; makes the link doubtful when it is not, or has not answered in ``timeout`` seconds.
+        """
+        if self.doubtful or self.conn is None or core_module.process.stopped:
+            return False
+        try:
+            alive = drive(self.answers(), timeout)
+        except TimeoutError:
+            alive = False
+        if alive:
+            self.suspect = False
+        else:
+            self.doubtful = True
+        return alive
+
+    def reset(self, timeout: float = 5.0) -> bool:
+        """Roll back an open transaction. Blocks; any thread; never raises.
+
+        Returns whether the link is fit to be lent to somebody else; True at once when no transaction is open.
+        """
+        if self.doubtful or self.conn is None or core_module.process.stopped:
+            return False
+        if not self.in_transaction:
+            return True
+        try:
+            drive(self._roll_back(), timeout)
+        except (errors.PySQLXError, TimeoutError):
+            self.doubtful = True
+            return False
+        return not self.doubtful
+
+    async def _roll_back(self) -> None:
+        sql = "ROLLBACK TRANSACTION" if self.provider == "sqlserver" else "ROLLBACK"
+        statement = self.core.Statement(provider=self.provider, sql=sql, params=None)
+        try:
+            await self.call(self.conn.raw_cmd, statement)
+        except errors.PySQLXError as error:
+            if not (self.provider == "sqlite" and "no transaction is active" in error.message):
+                raise
+        self.in_transaction = False
+
+    def wait_for_end(self, timeout: float) -> bool:
+        """Wait until calls that may still run on this connection have ended; False when they have not in time.
+
+        Calls on one connection are served in turn, so a trivial one comes back only after those before it.
+        """
+        if self.conn is None or not (self.busy or self.doubtful):
+            return True
+        try:
+            drive(self.answers(), timeout)
+        except TimeoutError:
+            return False
+        return True
+
+    def break_off(self) -> None:
+        """End a call in flight at once, by ending the conversation; without effect on SQLite, which has none."""
+        if self.socket is not None:
+            sockets.shut_down(self.socket)
+
+    def close(self, timeout: float = 5.0) -> bool:
+        """Close the connection, after the end of whatever may still run on it. Blocks; any thread; may be called again.
+
+        Args:
+            timeout: seconds to wait for a call that was cancelled, timed out or interrupted.
+
+        Returns:
+            False when such a call still runs: nothing was closed, call again.
+        """
+        if not self.wait_for_end(timeout):
+            return False
+        self.drop()
+        return True
+
+    def drop(self, reason: str = CLOSED) -> None:
+        """Let go of the connection without waiting for anything."""
+        self.reason = reason
+        self.conn = None
+        self.in_transaction = False
+
+    def abandon(self) -> None:
+        """In a forked child: this connection is the parent's. Keep it for ever and never touch it.
+
+        Dropping it would take the parent's socket off the epoll instance that both processes share, and the parent
+        would wait for its next answer for ever. A reference that nothing owns keeps it even past the interpreter's
+        exit, which drops all that modules hold.
+        """
+        if self.conn is None:
+            return
+        import ctypes
+
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self.conn))
+        self.drop("the connection was opened before a fork, in the parent process")
+
+
+def check_uri(database: Database) -> None:
+    """Refuse what would give wrong results later.
+
+    Raises:
+        ValueError: MySQL with ``socket_timeout``: after a timeout every answer would belong to the question before.
+    """
+    if database.provider == "mysql" and "socket_timeout" in _options(database.uri):
+        raise ValueError(
+            "invalid uri: socket_timeout is not supported on MySQL: after a timeout, every query on the connection "
+            "would return the result of the query before it"
+        )
+
+
+def _options(uri: str) -> dict[str, str]:
+    pairs = (part.partition("=") for part in uri.partition("?")[2].split("&"))
+    return {name: value for name, _, value in pairs if name}
+
+
+def _with_defaults(database: Database, connect_timeout: float) -> str:
+    """The uri with what the user left open: a bound on connecting, and no second connection on MySQL."""
+    if database.provider not in ("postgresql", "mysql"):
+        return database.uri
+    given = _options(database.uri)
+    more = []
+    if "connect_timeout" not in given:
+        more.append(f"connect_timeout={max(1, round(connect_timeout + 0.499))}")  # whole seconds only
+    if database.provider == "mysql" and not given.keys() & {"prefer_socket", "socket"}:
+        # on the same host it would open a second connection to ask for the socket's path, and drop the first
+        more.append("prefer_socket=false")
+    if not more:
+        return database.uri
+    glue = "" if database.uri.endswith(("?", "&")) else "&" if "?" in database.uri else "?"
+    return database.uri + glue + "&".join(more)
+
+
+def scrub(text: str, uri: str) -> str:
+    """``text`` without the uri's password."""
+    if "password=" in uri:  # sqlserver://host;user=sa;password=secret
+        secrets = [part.partition("=")[2] for part in uri.split(";") if part.lower().startswith("password=")]
+    else:
+        try:
+            password = urlsplit(uri).password
+        except ValueError:
+            password = None
+        secrets = [password or ""]
+    for secret in {*secrets, *map(unquote, secrets)} - {""}:
+        text = text.replace(secret, "***")
+    return text
+
+
+async def opening(database: Database, connect_timeout: float = 5.0, sqlite_connections: int = 0) -> Link:
+    """Open a connection; see `open_link`."""
+    check_uri(database)
+    process = core_module.process
+    if process.stopped:
+        raise errors.ConnectError("0", "the interpreter is exiting")
+    core = process.get(database.provider, sqlite_connections)
+    if database.provider in ("postgresql", "mysql"):
+        core.watch.ports.add(urlsplit(database.uri).port or {"postgresql": 5432, "mysql": 3306}[database.provider])
+    sockets_before = core.watch.sockets() if database.provider != "sqlite" else set()
+    process.opening += 1
+    try:
+        conn = await core.new(_with_defaults(database, connect_timeout))
+    except core.Error as error:
+        code, message = error.code(), error.message()  # type: ignore[attr-defined]
+        raise errors.ConnectError(code, scrub(message, database.uri)) from None
+    except BaseException as error:
+        if type(error).__name__ == _PANIC:
+            raise errors.ConnectError("PANIC", "the driver panicked: it cannot make sense of the uri") from None
+        process.loose.add(core)  # it goes on in the background, and is dropped when it succeeds
+        raise
+    finally:
+        process.opening -= 1
+    link = Link(core, conn, database)
+    if database.provider != "sqlite":
+        _find_socket(link, sockets_before)
+    return link
+
+
+def _find_socket(link: Link, before: set[sockets.Descriptor]) -> None:
+    """Note the link's socket, where only one can be it: opens at the same time may hide each other's."""
+    with core_module.process.lock:
+        owned = {other.socket for other in list(core_module.process.links) if other.conn is not None}
+        free = link.core.watch.sockets() - before - owned
+        if len(free) == 1:
+            link.socket = free.pop()
+
+
+def open_link(database: Database, *, connect_timeout: float = 5.0, sqlite_connections: int = 0) -> Link:
+    """Open a connection. Blocks; any thread.
+
+    Args:
+        database: where to.
+        connect_timeout: seconds, rounded up to whole ones, unless the uri has its own.
+        sqlite_connections: how many SQLite connections this process may come to have.
+
+    Raises:
+        ConnectError: with the database's code and message, without the password.
+        ValueError: the uri asks for what cannot be had, see `check_uri`.
+    """
+    # The core's own limit ends an open properly; ours is behind it, for name servers that never answer.
+    limit = None if "connect_timeout" in _options(database.uri) else 2 * connect_timeout + 5.0
+    began = monotonic()
+    flow: Coroutine[Any, Any, Link] = opening(database, connect_timeout, sqlite_connections)
+    try:
+        return drive(flow, limit)
+    except TimeoutError:
+        message = f"Timed out when connecting to the database ({monotonic() - began:.1f} s)"
+        raise errors.ConnectError("0", message) from None

@@ -1,0 +1,107 @@
+"""Which sockets belong to the core: exactly those that its runtime's epoll instance watches.
+
+The core never tells its file descriptors. Linux does: ``/proc/self/fdinfo`` of an epoll descriptor lists each
+descriptor it watches with its inode, so a number that was closed and used again is recognised. Elsewhere there is no
+such list; the process's sockets to the database's port are taken instead, which may include another driver's.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import stat
+import sys
+
+__all__ = ["Watch", "is_open", "shut_down"]
+
+_WATCHED = re.compile(r"tfd:\s*(\d+)\s+events:\s*([0-9a-f]+).*?ino:\s*([0-9a-f]+)")
+_EDGE_TRIGGERED = 1 << 31  # the core's runtime asks for it, asyncio and uvloop do not
+
+Descriptor = tuple[int, int]  # number, inode
+
+
+def _epolls() -> set[Descriptor]:
+    """The process's epoll descriptors that watch edge-triggered."""
+    found = set()
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            if os.readlink(f"/proc/self/fd/{name}") == "anon_inode:[eventpoll]":
+                # every epoll has the same inode; a pair (number, 0) is enough to compare before and after
+                found.add((int(name), 0))
+        except OSError:
+            continue  # closed since the listing
+    return {epoll for epoll in found if any(edge for _, _, edge in _watched(epoll[0]))}
+
+
+def _watched(epoll: int) -> list[tuple[int, int, bool]]:
+    try:
+        with open(f"/proc/self/fdinfo/{epoll}") as file:
+            text = file.read()
+    except OSError:
+        return []
+    return [
+        (int(fd), int(inode, 16), bool(int(events, 16) & _EDGE_TRIGGERED))
+        for fd, events, inode in _WATCHED.findall(text)
+    ]
+
+
+def is_open(descriptor: Descriptor) -> bool:
+    """Is this number still the very socket it was?"""
+    try:
+        status = os.fstat(descriptor[0])
+    except OSError:
+        return False
+    return status.st_ino == descriptor[1] and stat.S_ISSOCK(status.st_mode)
+
+
+def shut_down(descriptor: Descriptor) -> None:
+    """End the conversation on this socket for everybody who shares it; a call in flight fails at once."""
+    if not is_open(descriptor):
+        return
+    try:
+        with socket.socket(fileno=os.dup(descriptor[0])) as twin:
+            twin.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        pass  # it was closed, or never connected: nothing to end
+
+
+class Watch:
+    """The sockets of one runtime. Make one just before the runtime starts, then call `started` just after."""
+
+    __slots__ = ("_before", "_epoll", "ports")
+
+    def __init__(self) -> None:
+        self._epoll: int | None = None
+        self._before: set[Descriptor] = _epolls() if sys.platform == "linux" else set()
+        self.ports: set[int] = set()  # where there is no epoll: the databases' ports
+
+    def started(self) -> None:
+        """Find the epoll instance that has come since."""
+        if sys.platform == "linux":
+            self._epoll = min((fd for fd, _ in _epolls() - self._before), default=None)
+
+    def sockets(self) -> set[Descriptor]:
+        """All sockets of the runtime, also those still connecting.
+
+        In a forked child: those the parent had at the fork, as far as they are still the same here.
+        """
+        if self._epoll is not None:
+            pairs = {(fd, inode) for fd, inode, _ in _watched(self._epoll)}
+        else:
+            pairs = self._by_port()
+        return {pair for pair in pairs if is_open(pair)}
+
+    def _by_port(self) -> set[Descriptor]:
+        if not self.ports:
+            return set()
+        import psutil
+
+        found = set()
+        for peer in psutil.Process().net_connections():
+            if peer.fd >= 0 and peer.raddr and getattr(peer.raddr, "port", None) in self.ports:
+                try:
+                    found.add((peer.fd, os.fstat(peer.fd).st_ino))
+                except OSError:
+                    continue
+        return found

@@ -1,0 +1,247 @@
+"""Statements: where a ``:name`` is a placeholder and where it only looks like one, and what a statement does to the
+transaction.
+
+The core replaces ``:key`` as text, wherever it occurs: inside strings and comments, in ``x::key``, in the middle of a
+longer name. So the SQL is read here, by the lexical rules of its database; each placeholder is rewritten to a private
+key of equal length that occurs nowhere else in the text, and the core's blind replacement then hits exactly those.
+A statement without parameters is sent untouched.
+
+What it does not do: understand SQL. Text that only a server setting gives another meaning (MySQL's ANSI_QUOTES and
+NO_BACKSLASH_ESCAPES, PostgreSQL's standard_conforming_strings=off) is read by the default.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from mppool import errors
+from mppool.database.values import convert
+
+if TYPE_CHECKING:
+    from mppool.database.core import Core
+
+__all__ = ["Parsed", "build", "parse"]
+
+POSTGRESQL_LIMIT = 127  # beyond, the core numbers its placeholders wrongly
+_CACHED_LENGTH = 16_384  # longer statements are mostly generated, and seen once
+
+_NAME = r"[^\W\d]\w*"
+_PLAIN = r"'[^']*(?:''[^']*)*'?"
+_ESCAPED = r"'[^'\\]*(?:(?:\\.|'')[^'\\]*)*(?:'|\\?\Z)?"
+_DOUBLE = r'"[^"]*(?:""[^"]*)*"?'
+_DOUBLE_ESCAPED = _ESCAPED.replace("'", '"')
+_BACKTICK = r"`[^`]*(?:``[^`]*)*`?"
+_BRACKET = r"\[[^\]]*(?:\]\][^\]]*)*\]?"
+_FLAT_COMMENT = r"/\*.*?(?:\*/|\Z)"
+_WORD = r"[^\W\d][\w$]*"
+_NUMBER = r"\d[\w.]*"
+
+
+def _rules(quoted: str, comment: str, nested: bool) -> re.Pattern[str]:
+    return re.compile(
+        rf"(?P<space>\s+)|(?P<comment>{comment})|(?P<block>{r'/[*]' if nested else _FLAT_COMMENT})"
+        rf"|(?P<quoted>{quoted})|(?P<cast>::|:=)|:(?P<name>{_NAME})"
+        rf"|(?P<word>{_WORD})|(?P<number>{_NUMBER})|(?P<other>.)",
+        re.DOTALL,
+    )
+
+
+_LEXERS = {
+    "postgresql": _rules(
+        rf"[eE]{_ESCAPED}|{_PLAIN}|{_DOUBLE}|\$(?P<tag>(?:{_NAME})?)\$.*?(?:\$(?P=tag)\$|\Z)|\$\d+", "--[^\n\r]*", True
+    ),
+    "mysql": _rules(rf"{_ESCAPED}|{_DOUBLE_ESCAPED}|{_BACKTICK}", r"--(?=[\s\x00-\x1f]|\Z)[^\n]*|\#[^\n]*", False),
+    "sqlite": _rules(rf"{_PLAIN}|{_DOUBLE}|{_BACKTICK}|{_BRACKET}", "--[^\n]*", False),
+    "sqlserver": _rules(rf"{_PLAIN}|{_DOUBLE}|{_BRACKET}", "--[^\n]*", True),
+}
+_NESTED = re.compile(r"/\*|\*/")
+
+
+class Parsed:
+    """A statement as far as we read it.
+
+    Attributes:
+        names: the distinct placeholders, in order of first appearance.
+        count: placeholders, repeated ones each time.
+        pieces: the text between placeholders, and the name of each: text, name, text, …, text.
+        transaction: True: it leaves a transaction open; False: it ends one; None: neither.
+    """
+
+    __slots__ = ("_keyed", "count", "names", "pieces", "transaction")
+
+    def __init__(self, pieces: list[str], transaction: bool | None) -> None:
+        self.pieces = tuple(pieces)
+        self.names = tuple(dict.fromkeys(pieces[1::2]))
+        self.count = len(pieces) // 2
+        self.transaction = transaction
+        self._keyed: tuple[str, dict[str, str]] | None = None
+
+    def keyed(self) -> tuple[str, dict[str, str]]:
+        """The text with private keys for names, and the key of each name."""
+        if self._keyed is None:
+            text = "".join(self.pieces[::2])
+            prefix = "mp"
+            while f":{prefix}" in text:
+                prefix += "q"
+            width = len(str(len(self.names)))
+            keys = {name: f"{prefix}{number:0{width}d}" for number, name in enumerate(self.names)}
+            parts = [":" + keys[piece] if index % 2 else piece for index, piece in enumerate(self.pieces)]
+            self._keyed = "".join(parts), keys
+        return self._keyed
+
+    def written_out(self, literal: Any) -> str:
+        """The text with ``literal(name)`` in place of each placeholder."""
+        return "".join(literal(piece) if index % 2 else piece for index, piece in enumerate(self.pieces))
+
+
+def parse(provider: str, sql: str) -> Parsed:
+    """Read a statement; the last thousand are remembered.
+
+    Raises:
+        TypeError: ``sql`` is not a str.
+    """
+    if sql.__class__ is not str:
+        if not isinstance(sql, str):
+            raise TypeError(f"sql must be a str, not {type(sql).__name__}")
+        sql = str(sql)
+    return _remembered(provider, sql) if len(sql) <= _CACHED_LENGTH else _parse(provider, sql)
+
+
+def _parse(provider: str, sql: str) -> Parsed:
+    pieces: list[str] = []
+    start = 0  # of the piece that is being collected
+    brackets = 0
+    operand = False  # does the last token end an operand, so that in brackets a ':' after it is a slice's?
+    heads: list[list[str]] = [[]]  # the first words of each statement
+    match = _LEXERS[provider].match
+    slices = provider == "postgresql"
+    at, end = 0, len(sql)
+    while at < end:
+        token = match(sql, at)
+        assert token is not None  # "other" takes any character
+        kind = token.lastgroup
+        after = token.end()
+        if kind == "word":
+            if len(heads[-1]) < 8:
+                heads[-1].append(token[0].upper())
+            operand = True
+        elif kind == "name":
+            if slices and brackets and operand:
+                operand = False
+                at += 1  # the ':' of a slice; what follows is a column
+                continue
+            pieces += (sql[start:at], token["name"])
+            start = after
+            operand = True
+        elif kind == "block" and token[0] == "/*" and _nests(provider):
+            after = _end_of_comment(sql, after)
+        elif kind == "other":
+            char = token[0]
+            if char == ";":
+                heads.append([])
+            elif char == "[":
+                brackets += 1
+            elif char == "]":
+                brackets = max(0, brackets - 1)
+            operand = char in ")]"
+        elif kind not in ("space", "comment", "block"):
+            operand = kind != "cast"
+        at = after
+    pieces.append(sql[start:])
+    return Parsed(pieces, _transaction(provider, heads))
+
+
+_remembered = lru_cache(maxsize=1024)(_parse)
+
+
+def _nests(provider: str) -> bool:
+    """Do block comments nest in this database?"""
+    return provider in ("postgresql", "sqlserver")
+
+
+def _end_of_comment(sql: str, at: int) -> int:
+    depth = 1
+    while depth:
+        edge = _NESTED.search(sql, at)
+        if edge is None:
+            return len(sql)
+        depth += 1 if edge[0] == "/*" else -1
+        at = edge.end()
+    return at
+
+
+def _transaction(provider: str, heads: list[list[str]]) -> bool | None:
+    state: bool | None = None
+    for words in heads:
+        if not words:
+            continue
+        first, second = words[0], words[1] if len(words) > 1 else ""
+        if first == "CREATE" and (provider != "postgresql" or "FUNCTION" in words or "PROCEDURE" in words):
+            break  # a body may follow, whose BEGIN and END are no transaction's
+        if first in ("BEGIN", "START"):
+            if (first == "BEGIN" and second != "NOT") or second == "TRANSACTION":
+                state = True
+        elif first == "SAVEPOINT":
+            if provider == "sqlite":
+                state = True  # there it begins a transaction when none is open
+        elif first in ("COMMIT", "ROLLBACK", "END", "ABORT"):
+            if second == "PREPARED" or "TO" in words[1:3] or (first in ("END", "ABORT") and provider == "mysql"):
+                continue
+            state = "CHAIN" in words and "NO" not in words
+        elif first == "PREPARE" and second == "TRANSACTION":
+            state = False
+    return state
+
+
+def build(core: Core, provider: str, parsed: Parsed, sql: str, parameters: dict[str, Any] | None) -> Any:
+    """The core's statement object, with every parameter checked.
+
+    Raises:
+        TypeError: ``parameters`` is not a dict with names as keys.
+        ParameterInvalidValueError: one is missing, not in the statement, or would not arrive unchanged.
+        ParameterInvalidProviderError: this database does not know its type.
+    """
+    if not parameters:
+        if parameters is not None and not isinstance(parameters, dict):
+            raise TypeError(f"parameters must be a dict, not {type(parameters).__name__}")
+        if parsed.count and parameters is not None:
+            raise _missing(parsed.names[0], provider)
+        try:
+            return core.Statement(provider=provider, sql=sql, params=None)
+        except UnicodeEncodeError:
+            raise ValueError("sql must not contain lone surrogates") from None
+    if not isinstance(parameters, dict):
+        raise TypeError(f"parameters must be a dict, not {type(parameters).__name__}")
+    if provider == "postgresql" and parsed.count > POSTGRESQL_LIMIT:
+        raise ValueError(
+            f"a statement on PostgreSQL can have {POSTGRESQL_LIMIT} placeholders, this one has {parsed.count}"
+        )
+    text, keys = parsed.keyed()
+    values = {}
+    for name, value in parameters.items():
+        key = keys.get(name)
+        if key is None:
+            if not isinstance(name, str):
+                raise TypeError(f"the keys of parameters must be str, not {type(name).__name__}")
+            details = f"the statement has no placeholder :{name}"
+            raise errors.ParameterInvalidValueError(name, provider, type(value).__name__, "parameter", details)
+        values[key] = convert(name, value, provider)
+    if len(values) < len(keys):
+        raise _missing(next(name for name in parsed.names if name not in parameters), provider)
+    try:
+        return core.Statement(provider=provider, sql=text, params=values)
+    except UnicodeEncodeError:
+        raise ValueError("sql must not contain lone surrogates") from None
+    except BaseException as error:
+        if isinstance(error, core.InvalidParameter) or type(error).__name__ == "PanicException":
+            # our checks let something through: an error of ours, but no crash of the caller's
+            details = f"the driver refused the parameters: {error}"
+            raise errors.ParameterInvalidValueError(", ".join(parameters), provider, "?", "?", details) from None
+        raise
+
+
+def _missing(name: str, provider: str) -> errors.ParameterInvalidValueError:
+    details = f"the statement has :{name}, and parameters has no such key"
+    return errors.ParameterInvalidValueError(name, provider, "nothing", "parameter", details)
