@@ -1,0 +1,1 @@
+"""What crosses processes: the ledger, the semaphores, the messages, names and folders, and who a process is."""

@@ -1,0 +1,236 @@
+"""The local pool's machine: connections, callers in line, and what to do when something happens to either.
+
+A slot is a permit in this process's hands, from the moment it is taken off the semaphore until it is put back;
+it is idle, borrowed, or on the move (being opened, tended or closed). A connection never lies idle while a
+caller waits. Callers are served first come, first served.
+
+The machine is not thread-safe and does no I/O: its caller holds a lock around each method and does afterwards
+what the method returned.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Any, NamedTuple
+
+
+class Slot:
+    """A permit and, once it is open, its connection."""
+
+    __slots__ = ("borrowed_at", "expires", "face", "idle_since", "link")
+
+    def __init__(self) -> None:
+        self.link: Any = None
+        self.face: Any = None  # what the present borrower holds
+        self.expires = self.idle_since = self.borrowed_at = 0.0
+
+
+class Waiter:
+    """A caller in line. Served: ``slot`` is set. Failed: ``error`` is set. Only under the pool's lock."""
+
+    __slots__ = ("error", "since", "slot")
+
+    def __init__(self, since: float) -> None:
+        self.since = since
+        self.slot: Slot | None = None
+        self.error: BaseException | None = None
+
+    def wake(self) -> bool:
+        """Tell the caller to look; False: it can no longer be told. Called without the lock."""
+        raise NotImplementedError
+
+
+class Serve(NamedTuple):
+    """Wake this waiter; its slot is set."""
+
+    waiter: Waiter
+
+
+class Close(NamedTuple):
+    """Close this slot's connection, then report `PoolMachine.closed`."""
+
+    slot: Slot
+
+
+class Tend(NamedTuple):
+    """Check or reset this slot's connection, then report `PoolMachine.tended`."""
+
+    slot: Slot
+
+
+class PoolMachine:
+    """One process's share of a budget.
+
+    Args:
+        min_size: connections to keep warm.
+        max_idle: seconds after which an idle connection above ``min_size`` is closed.
+    """
+
+    def __init__(self, min_size: int, max_idle: float) -> None:
+        self.min_size = min_size
+        self.max_idle = max_idle
+        self.slots: set[Slot] = set()  # every permit here
+        self.idle: list[Slot] = []  # a stack: the warmest connection is lent first
+        self.borrowed: set[Slot] = set()
+        self.opening: set[Slot] = set()
+        self.tending: set[Slot] = set()
+        self.closing: set[Slot] = set()
+        self.waiters: OrderedDict[Waiter, None] = OrderedDict()
+        self.stopped = False
+
+    # -- callers ---------------------------------------------------------------------------------------------
+
+    def borrow(self) -> Slot | None:
+        """The most recently used idle connection, if there is one."""
+        if not self.idle:
+            return None
+        slot = self.idle.pop()
+        self.borrowed.add(slot)
+        return slot
+
+    def line_up(self, waiter: Waiter) -> None:
+        self.waiters[waiter] = None
+
+    def step_out(self, waiter: Waiter) -> bool:
+        """A waiter gives up. False: it has been served or failed in the meantime."""
+        return self.waiters.pop(waiter, self) is None
+
+    def give_back(self, slot: Slot, now: float, limit: int, *, fit: bool, tend: bool) -> Serve | Close | Tend | None:
+        """A borrower is done. None: the connection lies idle.
+
+        Args:
+            limit: slots this process may keep; above it the connection is closed although others here wait.
+            fit: whether the connection may be lent again.
+            tend: whether it must be checked or reset first.
+        """
+        self.borrowed.remove(slot)
+        if not fit or self.stopped or now >= slot.expires or len(self.slots) - len(self.closing) > limit:
+            self.closing.add(slot)
+            return Close(slot)
+        if tend:
+            self.tending.add(slot)
+            return Tend(slot)
+        return self._offer(slot, now)
+
+    def _offer(self, slot: Slot, now: float) -> Serve | None:
+        if self.waiters:
+            waiter, _ = self.waiters.popitem(last=False)
+            waiter.slot = slot
+            self.borrowed.add(slot)
+            return Serve(waiter)
+        slot.idle_since = now
+        self.idle.append(slot)
+        return None
+
+    def vet(self) -> Tend | None:
+        """Have an idle connection checked before it goes to whoever is first in line then."""
+        if not self.idle:
+            return None
+        slot = self.idle.pop()
+        self.tending.add(slot)
+        return Tend(slot)
+
+    # -- connections -----------------------------------------------------------------------------------------
+
+    def take(self) -> Slot:
+        """A permit was taken off the semaphore, to open a connection with."""
+        slot = Slot()
+        self.slots.add(slot)
+        self.opening.add(slot)
+        return slot
+
+    def opened(self, slot: Slot, link: Any, now: float, expires: float) -> Serve | Close | None:
+        self.opening.remove(slot)
+        slot.link, slot.expires = link, expires
+        if self.stopped:
+            self.closing.add(slot)
+            return Close(slot)
+        return self._offer(slot, now)
+
+    def not_opened(self, slot: Slot) -> None:
+        """Opening failed: the permit can go back."""
+        self.opening.remove(slot)
+        self.slots.remove(slot)
+
+    def tended(self, slot: Slot, now: float, limit: int, *, fit: bool) -> Serve | Close | None:
+        self.tending.remove(slot)
+        if not fit or self.stopped or len(self.slots) - len(self.closing) > limit:
+            self.closing.add(slot)
+            return Close(slot)
+        return self._offer(slot, now)
+
+    def closed(self, slot: Slot) -> None:
+        """The connection is gone: the permit can go back."""
+        self.closing.remove(slot)
+        self.slots.remove(slot)
+
+    # -- upkeep ----------------------------------------------------------------------------------------------
+
+    @property
+    def demand(self) -> int:
+        """Connections that callers of this process use or wait for."""
+        return len(self.borrowed) + len(self.waiters)
+
+    def to_open(self) -> int:
+        """Connections to open if permits can be had: for callers in line, else up to ``min_size``."""
+        if self.stopped:
+            return 0
+        coming = len(self.opening) + len(self.tending)
+        if self.waiters:
+            return max(0, len(self.waiters) - coming)
+        return max(0, self.min_size - (len(self.slots) - len(self.closing)))
+
+    def surrender(self, now: float, target: int, limit: int, patience: float) -> list[Slot]:
+        """Idle connections to close because others wait: above ``limit`` at once, above ``target`` once they
+        have lain idle for ``patience`` seconds."""
+        given: list[Slot] = []
+        held = len(self.slots) - len(self.closing)
+        while self.idle and held > target:
+            if held <= limit and self.idle[0].idle_since + patience > now:
+                break
+            given.append(self._retire(0))
+            held -= 1
+        return given
+
+    def expire(self, now: float, most: int) -> list[Slot]:
+        """Up to ``most`` idle connections to close because of their age, or because nobody has used them for long."""
+        spare = len(self.slots) - len(self.closing) - self.min_size
+        expired: list[Slot] = []
+        index = 0
+        while index < len(self.idle) and len(expired) < most:
+            slot = self.idle[index]
+            if now >= slot.expires or (spare > 0 and now >= slot.idle_since + self.max_idle):
+                expired.append(self._retire(index))
+                spare -= 1
+            else:
+                index += 1
+        return expired
+
+    def _retire(self, index: int) -> Slot:
+        slot = self.idle.pop(index)
+        self.closing.add(slot)
+        return slot
+
+    def next_expiry(self) -> float | None:
+        """When `expire` will next find something, if nothing else happens."""
+        if not self.idle:
+            return None
+        first = min(slot.expires for slot in self.idle)
+        if len(self.slots) - len(self.closing) > self.min_size:
+            first = min(first, self.idle[0].idle_since + self.max_idle)
+        return first
+
+    def fail_all(self, error: BaseException) -> list[Waiter]:
+        """Everyone in line gets this error; wake them."""
+        failed = list(self.waiters)
+        self.waiters.clear()
+        for waiter in failed:
+            waiter.error = error
+        return failed
+
+    def stop(self) -> list[Slot]:
+        """Lend nothing any more; the idle connections to close. Borrowed ones follow as they come back."""
+        self.stopped = True
+        idle, self.idle = self.idle, []
+        self.closing.update(idle)
+        return idle

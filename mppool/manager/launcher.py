@@ -1,0 +1,162 @@
+"""Finding a budget's manager, or launching one. Runs in the members' processes, not in the manager's.
+
+The manager is a fresh interpreter and never a fork of its launcher: no threads, locks, descriptors or connections
+come along, and no ``__main__`` guard is needed. The launcher makes the listening socket itself, so it can connect
+before the manager has even started, and two launchers are kept apart by a file lock.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+import time
+from typing import Any
+
+from mppool import errors
+from mppool.shared import messages, paths
+
+LAUNCH_TIMEOUT = 10.0  # seconds; a loaded machine starts an interpreter in less than one
+_BACKLOG = 512
+_BOOT = "import sys; sys.path.append(sys.argv[1]); from mppool.manager.server import main; main(sys.argv[2])"
+
+
+def connect(name: str) -> socket.socket | None:
+    """A connection to the budget's running manager; None: there is none.
+
+    Raises: ManagerUnavailableError when the folder or the socket is not this user's own.
+    """
+    path = os.path.join(paths.folder(name), paths.SOCKET)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock.settimeout(LAUNCH_TIMEOUT)
+    try:
+        sock.connect(path)
+        _, uid = messages.peer(sock)
+    except OSError as error:
+        sock.close()
+        if isinstance(error, (FileNotFoundError, ConnectionError)):
+            return None
+        raise errors.ManagerUnavailableError(f"budget {name!r}: cannot reach {path}: {error}") from error
+    if uid != os.getuid():
+        sock.close()
+        raise errors.ManagerUnavailableError(f"budget {name!r}: {path} is served by user {uid}; refused")
+    return sock
+
+
+def connect_or_launch(config: dict[str, Any]) -> socket.socket:
+    """A connection to the manager of ``config["name"]``, launched now if there is none.
+
+    Raises: ManagerUnavailableError.
+    """
+    from filelock import FileLock, Timeout  # late: it costs more to import than all the rest here
+
+    name = config["name"]
+    try:
+        root = paths.make_root()
+        sock = connect(name)
+        if sock is not None:
+            return sock
+        with FileLock(os.path.join(root, paths.LOCK), timeout=LAUNCH_TIMEOUT, mode=0o600):
+            sock = connect(name)
+            return sock if sock is not None else _launch(config)
+    except Timeout:
+        text = f"budget {name!r}: another process has been launching a manager for {LAUNCH_TIMEOUT} s"
+        raise errors.ManagerUnavailableError(text) from None
+    except OSError as error:
+        raise errors.ManagerUnavailableError(f"budget {name!r}: cannot launch a manager: {error}") from error
+
+
+def _launch(config: dict[str, Any]) -> socket.socket:
+    """Start the manager's process and connect to it. Only under the lock."""
+    import subprocess
+
+    folder = paths.make_folder(config["name"])
+    socket_path = os.path.join(folder, paths.SOCKET)
+    if os.path.lexists(socket_path):
+        os.unlink(socket_path)  # of a manager that was killed
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    log = os.open(os.path.join(folder, paths.LOG), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+    reader, writer = os.pipe()
+    try:
+        listener.bind(socket_path)
+        os.chmod(socket_path, 0o600)
+        listener.listen(_BACKLOG)
+        home = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+        process = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", _BOOT, home, folder, str(reader)],
+            stdin=listener.fileno(),
+            stdout=log,
+            stderr=log,
+            pass_fds=(reader,),
+            start_new_session=True,
+        )
+        os.write(writer, json.dumps(config).encode())  # the uri goes by a pipe: arguments can be read by everybody
+    finally:
+        listener.close()
+        for fd in (log, reader, writer):
+            os.close(fd)
+    sock = connect(config["name"])
+    process.wait()
+    if sock is None:
+        raise errors.ManagerUnavailableError(f"budget {config['name']!r}: {_last_words(folder)}")
+    return sock
+
+
+def _last_words(folder: str) -> str:
+    try:
+        with open(os.path.join(folder, paths.LOG), encoding="utf-8", errors="replace") as log:
+            words = log.read().strip().splitlines()
+    except OSError:
+        words = []
+    return f"the manager ended at once: {words[-1] if words else 'it left no message'}"
+
+
+def ask(sock: socket.socket, request: dict[str, Any], name: str) -> tuple[dict[str, Any], messages.Channel]:
+    """Send the first request on a fresh connection and wait for its answer.
+
+    Returns: the answer, and the channel with the descriptors that came along.
+
+    Raises: whichever of our errors the manager named; ManagerUnavailableError when it did not answer;
+        ConnectionResetError when it left in the same instant (ask again).
+    """
+    import selectors
+
+    channel = messages.Channel(sock)
+    try:
+        channel.send(request)
+        deadline = time.monotonic() + LAUNCH_TIMEOUT
+        with selectors.DefaultSelector() as selector:
+            selector.register(channel, selectors.EVENT_READ)
+            while True:
+                if not selector.select(max(0.0, deadline - time.monotonic())):
+                    raise errors.ManagerUnavailableError(f"budget {name!r}: no answer in {LAUNCH_TIMEOUT} s")
+                heard = channel.receive()
+                if heard is None:
+                    raise ConnectionResetError(f"budget {name!r}: {_last_words(paths.folder(name))}")
+                if heard[0]:
+                    break
+        answer = heard[0][0]
+        if not answer["ok"]:
+            raise getattr(errors, answer["error"])(answer["message"])
+    except BrokenPipeError as error:
+        channel.close()
+        raise ConnectionResetError(str(error)) from error
+    except BaseException:
+        channel.close()
+        raise
+    return answer, channel
+
+
+def enter(config: dict[str, Any], request: dict[str, Any]) -> tuple[dict[str, Any], messages.Channel]:
+    """Connect (launching if need be) and ask; once more if the manager was just leaving.
+
+    Raises: BudgetMismatchError, ManagerUnavailableError.
+    """
+    failure: Exception | None = None
+    for _ in range(5):
+        try:
+            return ask(connect_or_launch(config), request, config["name"])
+        except ConnectionResetError as error:
+            failure = error
+    raise errors.ManagerUnavailableError(str(failure)) from failure

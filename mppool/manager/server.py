@@ -1,0 +1,264 @@
+"""The manager: one thread, one selector, no wake-up while nothing happens.
+
+It learns three kinds of facts (a message or a bell came, a process ended, a time has come), lets the treasury
+settle once for all that came together, and sleeps again. It never waits for a member. It leaves when nobody
+needs it: no member is attached and its owner is gone.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import selectors
+import signal
+import socket
+import sys
+import time
+
+from mppool.manager.treasury import Treasury
+from mppool.shared import identity, messages, paths
+from mppool.shared import ledger as L
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+FIRST_MEMBER = 10.0  # seconds a new manager waits for whoever launched it to come in
+LOOK = 0.2  # seconds between looks at processes of whose end the kernel cannot tell us
+_LISTENER = 0  # the listening socket is our standard input
+
+
+class Guest:
+    """A connection from a process of ours: a member, an owner, or somebody who asks."""
+
+    __slots__ = ("channel", "member", "notice", "owner", "pid", "started")
+
+    def __init__(self, channel: messages.Channel, pid: int) -> None:
+        self.channel = channel
+        self.pid = pid
+        self.started = identity.started(pid)
+        self.member: int | None = None
+        self.owner = False
+        self.notice: int | None = None  # a descriptor that tells of the process's end
+
+
+class Manager:
+    """Serves one budget until nobody needs it.
+
+    Args:
+        listener: bound and listening in ``folder``.
+        config: name, uri, database, max_size, linger (seconds to stay after the last member left).
+    """
+
+    def __init__(self, listener: socket.socket, folder: str, config: dict[str, Any]) -> None:
+        self._listener = listener
+        self._folder = folder
+        self._config = config
+        ledger = L.Ledger.create(os.path.join(folder, paths.LEDGER))
+        for row in range(L.ROWS):
+            if ledger.cells[ledger.row(row) + L.PID]:
+                ledger.clear(row)
+        ledger.cells[L.H_STARTED] = identity.started(os.getpid())
+        ledger.cells[L.H_MANAGER] = os.getpid()
+        self._ledger = ledger
+        self._treasury = Treasury(ledger, config["max_size"], self._ring)
+        self._guests: set[Guest] = set()
+        self._members: dict[int, Guest] = {}
+        self._selector = selectors.DefaultSelector()
+        self._stopping = False
+        self._dirty = False  # something happened that the treasury should see
+        self._again_at: float | None = None
+        self._leave_at: float | None = time.monotonic() + FIRST_MEMBER
+
+    def run(self) -> None:
+        self._listener.setblocking(False)
+        self._selector.register(self._listener, selectors.EVENT_READ, None)
+        while True:
+            for key, _ in self._selector.select(self._pause()):
+                guest: Guest | None = key.data
+                if guest is None:
+                    self._accept()
+                elif guest not in self._guests:
+                    continue  # it went a moment ago, in this very round
+                elif key.fd == guest.notice:
+                    self._gone(guest)
+                else:
+                    self._hear(guest)
+            self._look()
+            now = time.monotonic()
+            if self._dirty or (self._again_at is not None and now >= self._again_at):
+                self._dirty = False
+                self._again_at = self._treasury.settle(now)
+            if self._leave_at is not None and now >= self._leave_at and self._leave():
+                return
+
+    def _pause(self) -> float | None:
+        times = [at for at in (self._again_at, self._leave_at) if at is not None]
+        if any(guest.notice is None for guest in self._guests):
+            times.append(time.monotonic() + LOOK)
+        return max(0.0, min(times) - time.monotonic()) if times else None
+
+    # -- facts -----------------------------------------------------------------------------------------------
+
+    def _accept(self) -> None:
+        try:
+            sock, _ = self._listener.accept()
+        except OSError:
+            return
+        try:
+            pid, uid = messages.peer(sock)
+            if uid != os.getuid() or pid is None:
+                raise PermissionError
+            guest = Guest(messages.Channel(sock), pid)
+            guest.notice = identity.death_notice(pid)
+        except OSError:
+            sock.close()
+            return
+        self._guests.add(guest)
+        self._selector.register(guest.channel, selectors.EVENT_READ, guest)
+        if guest.notice is not None:
+            self._selector.register(guest.notice, selectors.EVENT_READ, guest)
+
+    def _look(self) -> None:
+        for guest in [guest for guest in self._guests if guest.notice is None]:
+            if not identity.alive(guest.pid, guest.started):
+                self._gone(guest)
+
+    def _hear(self, guest: Guest) -> None:
+        try:
+            heard = guest.channel.receive()
+            if heard is None:
+                self._gone(guest)
+                return
+            for message in heard[0]:
+                self._answer(guest, message)
+        except (messages.Garbled, OSError, KeyError, TypeError):
+            self._gone(guest)  # it does not speak our language, or does not listen
+            return
+        if heard[1]:
+            self._dirty = True
+
+    def _gone(self, guest: Guest) -> None:
+        """A guest ended, left or was cut off: with it goes its account."""
+        if guest not in self._guests:
+            return
+        self._guests.remove(guest)
+        self._selector.unregister(guest.channel)
+        guest.channel.close()
+        if guest.notice is not None:
+            self._selector.unregister(guest.notice)
+            os.close(guest.notice)
+        if guest.member is not None:
+            del self._members[guest.member]
+            self._treasury.leave(guest.member)
+            self._dirty = True
+        self._consider_leaving()
+
+    def _consider_leaving(self) -> None:
+        needed = self._members or any(guest.owner for guest in self._guests)
+        linger = 0.0 if self._stopping else self._config["linger"]
+        self._leave_at = None if needed else time.monotonic() + linger
+
+    # -- messages --------------------------------------------------------------------------------------------
+
+    def _answer(self, guest: Guest, message: dict[str, Any]) -> None:
+        verb = message["do"]
+        if verb == "attach":
+            self._attach(guest, message)
+        elif verb == "own":
+            if not self._refuse(guest, message):
+                guest.owner = True
+                self._leave_at = None
+                guest.channel.send(self._description(), [self._ledger.fd])
+        elif verb == "describe":
+            guest.channel.send(self._description(), [self._ledger.fd])
+        elif verb == "stop":
+            self._stopping = True
+            for each in self._guests:
+                each.owner = False
+            guest.channel.send({"ok": True})
+            self._consider_leaving()
+        else:
+            raise messages.Garbled(f"unknown request {verb!r}")
+
+    def _description(self) -> dict[str, Any]:
+        shown = {key: self._config[key] for key in ("name", "uri", "database", "max_size")}
+        return {"ok": True, "manager": os.getpid(), **shown}
+
+    def _refuse(self, guest: Guest, message: dict[str, Any]) -> bool:
+        """Say no to somebody who means another budget, or who comes after the end."""
+        name, mismatch = self._config["name"], []
+        for key in ("max_size", "database"):
+            if message.get(key) not in (None, self._config[key]):
+                mismatch.append(f"{key} is {self._config[key]} there and {message[key]} here")
+        if mismatch:
+            text = f"budget {name!r} runs with other settings: {'; '.join(mismatch)}"
+            guest.channel.send({"ok": False, "error": "BudgetMismatchError", "message": text})
+        elif self._stopping:
+            text = f"budget {name!r} was stopped and takes no new members"
+            guest.channel.send({"ok": False, "error": "ManagerUnavailableError", "message": text})
+        return bool(mismatch) or self._stopping
+
+    def _attach(self, guest: Guest, message: dict[str, Any]) -> None:
+        if guest.member is not None:
+            raise messages.Garbled("attached twice")
+        if self._refuse(guest, message):
+            return
+        now = time.monotonic()
+        warm = min(max(0, int(message["warm"])), self._config["max_size"])
+        row = self._treasury.attach(guest.pid, guest.started, warm, now)
+        if row is None:
+            text = f"budget {self._config['name']!r} has {L.ROWS} members already"
+            guest.channel.send({"ok": False, "error": "ManagerUnavailableError", "message": text})
+            return
+        guest.member, self._members[row] = row, guest
+        self._leave_at = None
+        self._again_at = self._treasury.settle(now)  # so that it finds permits when it comes in
+        fds = self._treasury.semaphores[row].fds
+        guest.channel.send({**self._description(), "row": row, "fds": len(fds)}, [self._ledger.fd, *fds])
+
+    def _ring(self, member: int) -> None:
+        self._members[member].channel.ring()
+
+    # -- the end ---------------------------------------------------------------------------------------------
+
+    def _leave(self) -> bool:
+        """Clear the place and go, unless somebody came or is just being launched."""
+        lock = os.open(os.path.join(os.path.dirname(self._folder), paths.LOCK), os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            waiting = selectors.DefaultSelector()
+            waiting.register(self._listener, selectors.EVENT_READ)
+            knock = waiting.select(0)
+            waiting.close()
+            if knock or self._guests:
+                self._leave_at = time.monotonic() + self._config["linger"] + 0.05
+                return False
+            paths.remove_folder(self._folder)
+            self._listener.close()
+            return True
+        except BlockingIOError:  # a launch is under way, perhaps of this very budget
+            self._leave_at = time.monotonic() + 0.05
+            return False
+        finally:
+            os.close(lock)
+
+
+def main(folder: str) -> None:
+    """The process's entry. Standard input is the listening socket, descriptor 3 has the configuration."""
+    if os.fork():
+        os._exit(0)  # whoever launched us buries this one at once; the manager itself is nobody's child
+    os.setsid()
+    os.chdir("/")
+    os.umask(0o077)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # signals to a group or service are for the members; we leave after them
+    listener = socket.socket(fileno=os.dup(_LISTENER))
+    config_fd = int(sys.argv[3])
+    with open(config_fd, "rb") as pipe:
+        config = json.loads(pipe.read())
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, _LISTENER)
+    os.close(null)
+    Manager(listener, folder, config).run()

@@ -1,0 +1,111 @@
+"""The treasury: the only place where permits move.
+
+It reads what members report in the ledger, asks the books, and carries out the plan on ledger and semaphores.
+Stores are ordered so that a manager killed between two of them leaves a permit unused, never two of one: a grant
+is written to the ledger before the semaphore, a recall is taken off the semaphore before the ledger says so.
+"""
+
+from __future__ import annotations
+
+from mppool.core.books import Books
+from mppool.shared import ledger as L
+from mppool.shared.semaphore import EventSemaphore, make
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mppool.core.books import Account, Plan
+
+
+class Treasury:
+    """Books, ledger and semaphores of one budget.
+
+    Args:
+        ledger: freshly made, or the predecessor's.
+        max_size: permits of the budget.
+        bell: called with a member that must look at its row.
+    """
+
+    def __init__(self, ledger: L.Ledger, max_size: int, bell: Callable[[int], None]) -> None:
+        self.ledger = ledger
+        self.books = Books(max_size)
+        self.semaphores: dict[int, EventSemaphore] = {}
+        self._told: dict[int, tuple[int, int, int]] = {}  # what a member's row says: credit, target, limit
+        self._bell = bell
+        ledger.cells[L.H_MAX_SIZE] = max_size
+
+    def attach(self, pid: int, started: int, warm: int, now: float) -> int | None:
+        """Open an account; the member's row. None: all rows are taken."""
+        row = next((index for index in range(L.ROWS) if index not in self.books.accounts), None)
+        if row is None:
+            return None
+        self.ledger.clear(row)
+        at, cells = self.ledger.row(row), self.ledger.cells
+        cells[at + L.WARM] = warm
+        cells[at + L.STARTED] = started
+        cells[at + L.PID] = pid
+        self.semaphores[row] = make()
+        self._told[row] = (0, 0, 0)
+        self.books.attach(row, now)
+        return row
+
+    def leave(self, member: int) -> None:
+        """Close an account: everything it had is free."""
+        self.books.leave(member)
+        del self._told[member]
+        self.semaphores.pop(member).close()
+        self.ledger.clear(member)
+
+    def settle(self, now: float) -> float | None:
+        """Reconcile until nothing more can move. Returns when to do so again; None: when something happens."""
+        while True:
+            self._read()
+            plan = self.books.plan(now)
+            for member, permits in plan.grants:
+                self._publish(member)
+                self.semaphores[member].give(permits)
+            if not self._recall(plan):
+                break
+        self.ledger.cells[L.H_HUNGRY] = plan.shortage
+        for member in self.books.accounts:
+            self._publish(member)
+        return plan.again_at
+
+    def _recall(self, plan: Plan) -> int:
+        moved = 0
+        for member, permits in plan.recalls:
+            semaphore, got = self.semaphores[member], 0
+            while got < permits and semaphore.take():
+                got += 1
+            if got:
+                self.books.recalled(member, got)
+                self.ledger.cells[self.ledger.row(member) + L.CREDIT] = self.books.accounts[member].credit
+                moved += got
+        return moved
+
+    def _read(self) -> None:
+        for member, account in self.books.accounts.items():
+            held, in_use, moving, closing, waiting, since, warm, cost = self.ledger.facts(member)
+            account.held, account.in_use, account.moving, account.closing = held, in_use, moving, closing
+            account.waiting, account.warm = waiting, warm
+            account.since, account.cost = since / 1e9, cost / 1e9
+
+    def _publish(self, member: int) -> None:
+        """Write the manager's cells of a row, and ring its member if that asks something of it."""
+        account = self.books.accounts[member]
+        cells, at = self.ledger.cells, self.ledger.row(member)
+        said, say = self._told[member], (account.credit, account.target, account.limit)
+        self._told[member] = say
+        cells[at + L.CREDIT], cells[at + L.TARGET], cells[at + L.LIMIT] = say
+        hungry = self.books.extra(account) > 0
+        cells[at + L.KNOWN] = account.in_use + account.waiting if hungry else 0
+        if said != say and _concerned(account, said):
+            self._bell(member)
+
+
+def _concerned(account: Account, said: tuple[int, int, int]) -> bool:
+    """Whether a member must act: close connections, or look for permits again that it was told to leave alone."""
+    must_close = account.held - account.closing > account.target
+    lifted = said[1] < said[0] and account.target == account.credit and account.waiting > 0
+    return must_close or lifted

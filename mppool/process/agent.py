@@ -1,0 +1,318 @@
+"""The agent: the one thread of a member that deals with the manager and takes permits.
+
+It reconciles, over and over: what callers want against what the semaphore has, what the manager's orders allow
+against what is held, what is due against the clock. Whatever happens elsewhere only wakes it. A bell is rung when
+this process lacks more than the manager knows of, or has something that others wait for.
+
+It is a plain thread on a selector and not an event loop, so that a process pays neither for a second loop nor
+for its wake-ups; asleep, it costs nothing. The event loop of a process may be busy computing: its agent answers.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import selectors
+import threading
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from mppool import errors
+from mppool.core.backoff import Backoff
+from mppool.core.pool import Waiter
+from mppool.database.verdicts import is_permanent
+from mppool.process.member import Member
+from mppool.shared import ledger as L
+
+if TYPE_CHECKING:
+    from mppool.process.local import LocalPool
+
+logger = logging.getLogger("mppool.pool")
+
+OPEN_AT_ONCE = 16  # connections one process opens at a time
+
+
+class Alarm:
+    """Wakes a selector from any thread. Rung any number of times, it wakes once."""
+
+    def __init__(self) -> None:
+        self._read, self._write = os.pipe()
+        os.set_blocking(self._read, False)
+        os.set_blocking(self._write, False)
+        self._rung = False
+
+    def fileno(self) -> int:
+        return self._read
+
+    def ring(self) -> None:
+        if not self._rung:
+            self._rung = True
+            try:
+                os.write(self._write, b"!")
+            except OSError:
+                pass  # full: it has been rung; closed: nobody listens any more
+
+    def hush(self) -> None:
+        """Before looking at what there is to do, so that what comes later rings again."""
+        try:
+            os.read(self._read, 64)
+        except OSError:
+            pass
+        self._rung = False
+
+    def close(self) -> None:
+        self._rung = True
+        os.close(self._read)
+        os.close(self._write)
+
+
+class Agent:
+    """Args:
+    pool: whose agent this is.
+    starting: woken when the first connections stand, or with the error if they cannot.
+    """
+
+    def __init__(self, pool: LocalPool, starting: Waiter | None) -> None:
+        self._pool = pool
+        self._alarm = Alarm()
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._alarm, selectors.EVENT_READ)
+        self._member: Member | None = None
+        self._connected = False
+        self._thread = threading.Thread(target=self._run, name=f"mppool-agent-{pool.name}", daemon=True)
+        self._backoff = Backoff(0.05, 2.0)
+        self._retry_at = 0.0
+        self._upkeep_at = 0.0
+        self._offered = 0.0  # idle connections from before this time have been offered to those who wait
+        self._starting = [starting] if starting is not None else []
+        self._ending: list[Waiter] = []
+        self.done = False
+        #: Under the pool's lock: whether a permit on the semaphore would wake us.
+        self.listening = False
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def wake(self) -> None:
+        self._alarm.ring()
+
+    # -- called by others ------------------------------------------------------------------------------------
+
+    def tell_when_warm(self, waiter: Waiter) -> None:
+        """Wake this waiter when no connection is being opened, or with the error if one cannot be."""
+        with self._pool.lock:
+            self._starting.append(waiter)
+        self.wake()
+
+    def tell_when_done(self, waiter: Waiter) -> None:
+        """Wake this waiter when the agent has left."""
+        with self._pool.lock:
+            if not self.done:
+                self._ending.append(waiter)
+                return
+        waiter.wake()
+
+    def join(self, timeout: float) -> None:
+        self._thread.join(timeout)
+
+    def permit_unused(self, wake: bool) -> None:
+        """A connection is closed: its permit is free for anybody."""
+        assert self._member is not None
+        self._member.put_back()
+        if wake:
+            self.wake()
+
+    def connect_succeeded(self) -> None:
+        self._backoff.succeeded()
+        self._retry_at = 0.0
+
+    def connect_failed(self, error: errors.ConnectError) -> None:
+        """A connection could not be opened: try again later, or tell those who wait that it is no use."""
+        assert self._member is not None
+        pool = self._pool
+        self._member.put_back()
+        pause = self._backoff.failed(random.random())
+        self._retry_at = monotonic() + pause
+        with pool.lock:
+            starting, self._starting = self._starting, []
+        for waiter in starting:
+            waiter.error = error
+            waiter.wake()
+        if is_permanent(error):
+            logger.error("pool %s: cannot connect: %s", pool.name, error)
+            pool.fail_waiting(error)
+        else:
+            logger.warning("pool %s: cannot connect, trying again in %.2f s: %s", pool.name, pause, error)
+        self.wake()
+
+    def held_elsewhere(self) -> dict[int, int] | None:
+        """{pid: connections held} of the other members; None: no seat yet."""
+        member = self._member
+        if member is None or self.done:
+            return None
+        cells, rows = member.cells, (member.ledger.row(index) for index in range(L.ROWS))
+        return {cells[at + L.PID]: cells[at + L.HELD] for at in rows if at != member.at and cells[at + L.HELD]}
+
+    def abandon(self) -> None:
+        """In a forked child: close our copies of the parent's descriptors."""
+        self.done = True
+        self._selector.close()
+        self._alarm.close()
+        if self._member is not None:
+            self._member.leave()
+
+    # -- the thread ------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            if self._attach():
+                self._serve()
+        except BaseException as error:
+            logger.exception("pool %s: its agent failed", self._pool.name)
+            self._pool.fail(error)
+        finally:
+            self._finish()
+
+    def _attach(self) -> bool:
+        pool = self._pool
+        try:
+            member = Member(pool.budget, pool.name, pool.machine.min_size)
+        except errors.PoolError as error:
+            pool.fail(error)
+            with pool.lock:
+                starting, self._starting = self._starting, []
+            for waiter in starting:
+                waiter.error = error
+                waiter.wake()
+            return False
+        self._member = member
+        self._connected = True
+        pool.seated(member.cells, member.at)
+        self._selector.register(member.channel, selectors.EVENT_READ)
+        return True
+
+    def _serve(self) -> None:
+        member, machine = self._member, self._pool.machine
+        assert member is not None
+        while True:
+            self._alarm.hush()
+            pause = self._reconcile(monotonic())
+            if machine.stopped and not machine.slots:
+                return
+            for key, _ in self._selector.select(pause):
+                if key.fileobj is member.channel and not member.heard():
+                    self._manager_lost()
+
+    def _manager_lost(self) -> None:
+        assert self._member is not None
+        logger.error("pool %s: the manager is gone; going on with what this process has", self._pool.name)
+        self._selector.unregister(self._member.channel)
+        self._connected = False
+
+    def _finish(self) -> None:
+        self._pool.hands.join(5.0)
+        with self._pool.lock:
+            self.done = True
+            ending, self._ending = self._ending, []
+            member = self._member
+            # Stragglers that publish once more must not write into a row that is no longer ours.
+            self._pool.cells = list(self._pool.cells[: L.HEADER]) + [0] * L.ROW
+            self._pool._place(L.HEADER)
+        self._selector.close()
+        self._alarm.close()
+        if member is not None:
+            member.leave()
+        for waiter in ending:
+            waiter.wake()
+
+    # -- reconciling -----------------------------------------------------------------------------------------
+
+    def _reconcile(self, now: float) -> float | None:
+        """Do all there is to do; the seconds to sleep unless woken, None: for ever."""
+        pool, member = self._pool, self._member
+        assert member is not None
+        machine, cells, at = pool.machine, member.cells, member.at
+        with pool.lock:
+            leaving = machine.surrender(now, cells[at + L.TARGET], cells[at + L.LIMIT], pool.cost)
+            if now >= self._upkeep_at:
+                leaving += machine.expire(now, pool.settings.monitor_batch_size)
+                self._upkeep_at = now + pool.settings.check_interval
+            if leaving:
+                pool.publish()
+        for slot in leaving:
+            pool.close(slot)
+        self._take(now)
+        with pool.lock:
+            wants = machine.to_open()
+            room = len(machine.slots) < cells[at + L.TARGET] or cells[at + L.TARGET] == cells[at + L.CREDIT]
+            may = now >= self._retry_at and len(machine.opening) < OPEN_AT_ONCE
+            self.listening = listening = wants > 0 and room and may
+            ring = wants > 0 and machine.demand > cells[at + L.KNOWN] and machine.demand > cells[at + L.CREDIT]
+            ring = ring or self._offer(now)
+            warm = self._starting if not machine.opening and not (wants and not may) else []
+            if warm:
+                self._starting = []
+                machine.min_size = cells[at + L.WARM] = pool.settings.min_size
+            pause = self._sleep(now, wants)
+        for waiter in warm:
+            waiter.wake()
+        if ring:
+            member.channel.ring()
+        self._listen(listening)
+        return pause
+
+    def _take(self, now: float) -> None:
+        """Take permits for the connections that are wanted, and have them opened."""
+        pool, member = self._pool, self._member
+        assert member is not None
+        machine, target = pool.machine, member.at + L.TARGET
+        while now >= self._retry_at:
+            with pool.lock:
+                if (
+                    machine.to_open() <= 0
+                    or len(machine.opening) >= OPEN_AT_ONCE
+                    or len(machine.slots) >= member.cells[target]
+                    or not member.semaphore.take()
+                ):
+                    return
+                slot = machine.take()
+                pool.publish()
+            pool.open(slot)
+
+    def _offer(self, now: float) -> bool:
+        """Whether to tell the manager of connections that have lain idle long enough to be worth moving."""
+        assert self._member is not None
+        idle = self._pool.machine.idle
+        if not idle or not self._member.cells[L.H_HUNGRY]:
+            return False
+        ripe = [slot.idle_since for slot in idle if slot.idle_since + self._pool.cost <= now]
+        if ripe and max(ripe) > self._offered:
+            self._offered = max(ripe)
+            return True
+        return False
+
+    def _sleep(self, now: float, wants: int) -> float | None:
+        assert self._member is not None
+        pool, machine = self._pool, self._pool.machine
+        cells, at = self._member.cells, self._member.at
+        times: list[float] = []
+        expiry = machine.next_expiry()
+        if expiry is not None:
+            times.append(max(expiry, self._upkeep_at))
+        if wants and now < self._retry_at:
+            times.append(self._retry_at)
+        if machine.idle and (cells[L.H_HUNGRY] or cells[at + L.TARGET] < cells[at + L.CREDIT]):
+            ripening = [slot.idle_since + pool.cost for slot in machine.idle]
+            times.extend(at for at in ripening if at > now)
+        return max(0.0, min(times) - now) if times else None
+
+    def _listen(self, listening: bool) -> None:
+        """Watch the semaphore only while a permit is wanted: one that lies there unused must not keep us awake."""
+        assert self._member is not None
+        semaphore = self._member.semaphore
+        known = semaphore.fileno() in self._selector.get_map()
+        if listening and not known:
+            self._selector.register(semaphore, selectors.EVENT_READ)
+        elif known and not listening:
+            self._selector.unregister(semaphore)

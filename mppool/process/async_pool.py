@@ -1,0 +1,157 @@
+"""The async handle: for tasks of asyncio, on any event loop and on several at once."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from time import monotonic
+from types import TracebackType
+
+from mppool.core.pool import Slot, Waiter
+from mppool.database.connection import PySQLXEngine
+from mppool.process.handle import STOP_TIMEOUT, Handle
+from mppool.process.local import LocalPool
+from mppool.settings import wait_seconds
+
+logger = logging.getLogger("mppool.pool")
+
+
+class TaskWaiter(Waiter):
+    """A task in line; it awaits a future of its own loop."""
+
+    __slots__ = ("_future", "_loop")
+
+    def __init__(self, since: float) -> None:
+        super().__init__(since)
+        self._loop = asyncio.get_running_loop()
+        self._future: asyncio.Future[bool] = self._loop.create_future()
+
+    async def wait(self, timeout: float | None) -> bool:
+        """True: woken. False: the time is up."""
+        if timeout is None:
+            return await self._future
+        timer = self._loop.call_later(timeout, self._set, False)
+        try:
+            return await self._future
+        finally:
+            timer.cancel()
+
+    def _set(self, woken: bool) -> None:
+        if not self._future.done():
+            self._future.set_result(woken)
+
+    def wake(self) -> bool:
+        if asyncio._get_running_loop() is self._loop:
+            self._set(True)  # the usual case among tasks, and without the loop's wake-up pipe
+            return True
+        try:
+            self._loop.call_soon_threadsafe(self._set, True)
+        except RuntimeError:
+            return False  # the loop is closed
+        return True
+
+
+class _Lease:
+    """``async with pool.connection() as conn``: one borrow, while the block runs."""
+
+    __slots__ = ("_handle", "_local", "_slot", "_timeout")
+
+    def __init__(self, handle: PySQLXEnginePool, timeout: float | None) -> None:
+        self._handle = handle
+        self._timeout = timeout
+
+    async def __aenter__(self) -> PySQLXEngine:
+        local = self._handle._local or self._handle._resolve()
+        slot = local.borrow()
+        if slot is None:
+            local, slot = await self._wait()
+        self._local, self._slot = local, slot
+        face = slot.face = PySQLXEngine.lend(slot.link)
+        return face
+
+    async def _wait(self) -> tuple[LocalPool, Slot]:
+        handle = self._handle
+        local = handle._resolve()
+        timeout = handle._settings.conn_timeout if self._timeout is None else self._timeout
+        waiter = TaskWaiter(monotonic())
+        slot = local.line_up(waiter)
+        if slot is None:
+            try:
+                woken = await waiter.wait(timeout)
+            except BaseException:  # cancelled
+                local.forsake(waiter)
+                raise
+            slot = local.outcome(waiter, None if woken else timeout)
+        return local, slot
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        slot, local = self._slot, self._local
+        link, face = slot.link, slot.face
+        slot.face = None
+        try:
+            if link.in_transaction and not link.doubtful:
+                local.left_open()
+                await face.rollback()
+        except Exception:
+            link.doubtful = True
+            logger.exception("pool %s: rolling back failed; the connection is closed", local.name)
+        except BaseException:
+            link.doubtful = True
+            raise
+        finally:
+            face._take_back()
+            local.give_back(slot)
+
+
+class PySQLXEnginePool(Handle):
+    """A pool of connections for asyncio tasks, within a budget that all processes share.
+
+    The same as `PySQLXEnginePoolSync`, with the same parameters; both may be used in one process at once and then
+    share its connections. It belongs to no event loop.
+    """
+
+    async def start(self) -> None:
+        """Attach to the budget (launching its manager if need be) and open the first connections.
+
+        Raises: PoolAlreadyStartedError; BudgetMismatchError; ManagerUnavailableError; ConnectError: the
+            database refused, so nothing was left running.
+        """
+        waiter = TaskWaiter(monotonic())
+        self._begin(waiter)
+        await waiter.wait(None)
+        self._begun(waiter)
+
+    async def stop(self) -> None:
+        """Close the connections of this process and leave the budget; those still borrowed follow when they come
+        back. Callers in line get PoolClosedError.
+
+        Raises: PoolAlreadyClosedError.
+        """
+        local = self._end()
+        if local is not None and not local.machine.borrowed:
+            waiter = TaskWaiter(monotonic())
+            local.agent.tell_when_done(waiter)
+            await waiter.wait(STOP_TIMEOUT)
+
+    def connection(self, timeout: float | None = None) -> _Lease:
+        """Borrow a connection: ``async with pool.connection() as conn``.
+
+        Args:
+            timeout: seconds to wait at most, instead of ``conn_timeout``; 0: take an idle one or fail at once.
+
+        Returns: an asynchronous context manager; entering it gives a `PySQLXEngine`, leaving it gives the
+            connection back. A transaction left open is rolled back.
+
+        Raises: on entering, PoolTimeoutError, PoolClosedError, TooManyWaitingError; ConnectError when the database
+            refuses for good (a wrong password, say); BudgetMismatchError, ManagerUnavailableError at the first use.
+        """
+        return _Lease(self, timeout if timeout is None else wait_seconds("timeout", timeout))
+
+    async def __aenter__(self) -> PySQLXEnginePool:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()

@@ -1,0 +1,188 @@
+"""What the two handles have in common: settings, the way to their local pool, and how they travel.
+
+A handle made by the user is started and stopped by the user; one made by a `PoolManager` comes to life at its
+first use. In a forked child, and after pickling, a handle is as it was: started if it was started.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable
+from typing import Any
+
+from mppool import errors
+from mppool.core.pool import Waiter
+from mppool.process import registry
+from mppool.process.local import LocalPool
+from mppool.settings import BudgetSettings, PoolSettings
+from mppool.stats import PoolStats
+
+STOP_TIMEOUT = 5.0  # seconds stop() waits for connections to close
+
+
+def own_name() -> str:
+    """A name for a budget without one: this program's, and that of whoever is forked from it."""
+    return f"own-{os.getpid()}-{secrets.token_hex(4)}"
+
+
+class Handle:
+    """The common part; not public. States: "new", "lazy" (attaches on first use), "started", "stopped"."""
+
+    def __init__(
+        self,
+        uri: str,
+        min_size: int,
+        max_size: int = 10,
+        conn_timeout: float = 30.0,
+        keep_alive: float = 900.0,
+        check_interval: float = 5.0,
+        monitor_batch_size: int = 10,
+        *,
+        name: str | None = None,
+        max_idle: float = 600.0,
+        max_waiting: int | None = None,
+        connect_timeout: float = 5.0,
+        configure: Callable[[Any], object] | None = None,
+        check: Callable[[Any], object] | None = None,
+        reset: Callable[[Any], object] | None = None,
+    ) -> None:
+        settings = PoolSettings(
+            min_size=min_size,
+            conn_timeout=conn_timeout,
+            keep_alive=keep_alive,
+            check_interval=check_interval,
+            monitor_batch_size=monitor_batch_size,
+            max_idle=max_idle,
+            max_waiting=max_waiting,
+            connect_timeout=connect_timeout,
+            configure=configure,
+            check=check,
+            reset=reset,
+        )
+        self._set(BudgetSettings(uri, max_size, name), name or own_name(), settings, "new")
+
+    def _set(self, budget: BudgetSettings, name: str, settings: PoolSettings, state: str) -> None:
+        settings.fits(budget.max_size)
+        self._budget = budget
+        self._name = name
+        self._settings = settings
+        self._state = state
+        self._local: LocalPool | None = None
+        registry.watch_forks(self)
+
+    @classmethod
+    def _of(cls, budget: BudgetSettings, name: str, settings: PoolSettings) -> Any:
+        """A handle that attaches on first use."""
+        handle = cls.__new__(cls)
+        handle._set(budget, name, settings, "lazy")
+        return handle
+
+    # -- told to everybody -----------------------------------------------------------------------------------
+
+    @property
+    def uri(self) -> str:
+        return self._budget.uri
+
+    @property
+    def name(self) -> str:
+        """The budget's name; made up when none was given."""
+        return self._name
+
+    @property
+    def max_size(self) -> int:
+        """Permits of the budget, over all processes."""
+        return self._budget.max_size
+
+    @property
+    def min_size(self) -> int:
+        """Connections that this process keeps warm."""
+        return self._settings.min_size
+
+    @property
+    def closed(self) -> bool:
+        """Whether `connection()` would refuse."""
+        return self._state in ("new", "stopped")
+
+    def stats(self) -> PoolStats:
+        """A snapshot of this process's pool. Raises: PoolClosedError."""
+        return (self._local or self._resolve()).stats()
+
+    def __repr__(self) -> str:
+        local = self._local
+        what = self._state
+        if local is not None:
+            now = local.stats()
+            what += f", {now.in_use} in use, {now.idle} idle, {now.waiting} waiting"
+        database = self._budget.database.key
+        return f"<{type(self).__name__} {self._name!r} {database} max_size={self.max_size}: {what}>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        state = "lazy" if self._state == "started" else self._state
+        return _unpickled, (type(self), self._budget, self._name, self._settings, state)
+
+    # -- for the two faces -----------------------------------------------------------------------------------
+
+    def _resolve(self) -> LocalPool:
+        """This process's pool, attached now if this is its first use. Raises: PoolClosedError."""
+        if self._local is not None and not self._local.machine.stopped:
+            return self._local
+        if self.closed:
+            raise errors.PoolClosedError(
+                f"pool {self._name!r} is {'not started' if self._state == 'new' else 'stopped'}: call start() first"
+            )
+        self._local = registry.join(self._budget, self._name, self._settings)
+        return self._local
+
+    def _begin(self, starting: Waiter) -> LocalPool:
+        """The first half of start(): attach; the waiter is woken when the first connections stand."""
+        if self._state == "started":
+            raise errors.PoolAlreadyStartedError(f"pool {self._name!r} is started already")
+        if self._local is None:
+            self._local = registry.join(self._budget, self._name, self._settings, starting)
+        else:  # a lazy one that has been used: it stands
+            starting.wake()
+        self._state = "started"
+        return self._local
+
+    def _begun(self, waiter: Waiter) -> None:
+        """The second half: keep it if it stands, undo it if not. Raises: why it does not."""
+        if waiter.error is None:
+            return
+        self._end()
+        self._state = "new"
+        error = waiter.error
+        raise type(error)(*error.args) from error.__cause__
+
+    def _end(self) -> LocalPool | None:
+        """The first half of stop(); the pool to wait for, if it was this handle that ended it.
+
+        Raises: PoolAlreadyClosedError.
+        """
+        if self.closed:
+            what = "was never started" if self._state == "new" else "is stopped already"
+            raise errors.PoolAlreadyClosedError(f"pool {self._name!r} {what}")
+        self._state = "stopped"
+        local, self._local = self._local, None
+        return local if local is not None and registry.part(local) else None
+
+    def _discard(self) -> None:
+        """The budget's owner ends it: stop, if running at all, and wait for what can be waited for."""
+        if not self.closed:
+            self._wait_for(self._end())
+
+    @staticmethod
+    def _wait_for(local: LocalPool | None) -> None:
+        if local is not None and not local.machine.borrowed:
+            local.agent.join(STOP_TIMEOUT)
+
+    def forked_in_child(self) -> None:
+        self._local = None
+
+
+def _unpickled(
+    cls: type[Handle], budget: BudgetSettings, name: str, settings: PoolSettings, state: str
+) -> Handle:
+    handle = cls.__new__(cls)
+    handle._set(budget, name, settings, state)
+    return handle

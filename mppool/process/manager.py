@@ -1,0 +1,222 @@
+"""`PoolManager`: a budget as its owner sees it."""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from typing import Any
+
+from mppool import errors
+from mppool.manager import launcher
+from mppool.process import registry
+from mppool.process.async_pool import PySQLXEnginePool
+from mppool.process.handle import Handle, own_name
+from mppool.process.member import launch_config
+from mppool.process.sync_pool import PySQLXEnginePoolSync
+from mppool.settings import BudgetSettings, PoolSettings, check_name
+from mppool.shared import ledger as L
+from mppool.shared.messages import Channel
+from mppool.stats import BudgetStats, MemberStats
+
+
+class PoolManager:
+    """One budget of database connections for any number of processes.
+
+    Args:
+        uri: ``postgresql://…``, ``mysql://…``, ``sqlserver://…``, ``sqlite:path`` or ``file:path``.
+        max_size: permits: connections open or being opened at any moment, over all processes.
+        name: 1 to 64 letters, digits, ``.``, ``_`` or ``-``; every program of this user that gives it shares the
+            budget. None: the budget is this program's, and its children's.
+
+    Raises: TypeError, ValueError: a parameter is not what it should be.
+
+    ``start()`` launches the manager's process, or joins it where one of this name runs. The manager stays as long
+    as its owner (the process that called ``start()``) or a member lives. Handles from `pool` and `async_pool` may be
+    used in this process, in children however they are started, and pickled.
+    """
+
+    def __init__(self, uri: str, max_size: int = 10, name: str | None = None) -> None:
+        self._set(BudgetSettings(uri, max_size, name), name or own_name())
+
+    def _set(self, budget: BudgetSettings, name: str) -> None:
+        self._budget = budget
+        self._name = name
+        self._lock = threading.Lock()
+        self._channel: Channel | None = None
+        self._ledger: L.Ledger | None = None
+        self._owner = False
+        self._stopped = False
+        self._handles: weakref.WeakSet[Handle] = weakref.WeakSet()
+        registry.watch_forks(self)
+
+    @classmethod
+    def attach(cls, name: str) -> PoolManager:
+        """The running budget of that name, from any process of the same user.
+
+        Raises: ManagerUnavailableError when there is none; TypeError, ValueError for what cannot be a name.
+        """
+        sock = launcher.connect(check_name(name))
+        if sock is None:
+            raise errors.ManagerUnavailableError(f"no budget {name!r} is running for user {os.getuid()} on this host")
+        try:
+            answer, channel = launcher.ask(sock, {"do": "describe"}, name)
+        except ConnectionResetError as error:
+            raise errors.ManagerUnavailableError(f"budget {name!r} has just ended") from error
+        manager = cls.__new__(cls)
+        manager._set(BudgetSettings(answer["uri"], answer["max_size"], name), name)
+        manager._adopt(channel)
+        return manager
+
+    # -- life ------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Launch the manager's process, or join the one that runs under this name, and keep it running.
+
+        Raises: PoolAlreadyStartedError; BudgetMismatchError; ManagerUnavailableError.
+        """
+        with self._lock:
+            if self._owner:
+                raise errors.PoolAlreadyStartedError(f"manager {self._name!r} is started already")
+            self._hang_up()
+            budget = self._budget
+            request = {"do": "own", "database": budget.database.key, "max_size": budget.max_size}
+            _, channel = launcher.enter(launch_config(budget, self._name), request)
+            self._adopt(channel)
+            self._owner, self._stopped = True, False
+
+    def stop(self) -> None:
+        """End the budget: stop this process's handles, admit no new member. The manager leaves with the last one.
+
+        Raises: PoolAlreadyClosedError.
+        """
+        with self._lock:
+            if self._stopped or self._channel is None:
+                raise errors.PoolAlreadyClosedError(f"manager {self._name!r} is not running")
+            self._stopped = True
+            handles = list(self._handles)
+            try:
+                self._channel.send({"do": "stop"})
+            except OSError:
+                pass  # it is gone already
+        for handle in handles:
+            handle._discard()
+        with self._lock:
+            self._hang_up()
+            self._owner = False
+
+    def __enter__(self) -> PoolManager:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    # -- handles ---------------------------------------------------------------------------------------------
+
+    def pool(self, min_size: int = 0, **settings: Any) -> PySQLXEnginePoolSync:
+        """A sync handle. It attaches on first use, in whichever process that is; ``start()`` does it at once.
+
+        Args:
+            min_size: connections each process keeps warm.
+            settings: as `PySQLXEnginePoolSync` takes them, from ``conn_timeout`` on.
+
+        Raises: TypeError, ValueError: a parameter is not what it should be; PoolClosedError after `stop`.
+        """
+        handle: PySQLXEnginePoolSync = self._handle(PySQLXEnginePoolSync, min_size, settings)
+        return handle
+
+    def async_pool(self, min_size: int = 0, **settings: Any) -> PySQLXEnginePool:
+        """An async handle; see `pool`."""
+        handle: PySQLXEnginePool = self._handle(PySQLXEnginePool, min_size, settings)
+        return handle
+
+    def _handle(self, cls: type[Handle], min_size: int, settings: dict[str, Any]) -> Any:
+        if self._stopped:
+            raise errors.PoolClosedError(f"manager {self._name!r} is stopped")
+        handle = cls._of(self._budget, self._name, PoolSettings(min_size=min_size, **settings))
+        self._handles.add(handle)
+        return handle
+
+    # -- what is told ----------------------------------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        """The budget's name; made up when none was given."""
+        return self._name
+
+    @property
+    def max_size(self) -> int:
+        return self._budget.max_size
+
+    @property
+    def pid(self) -> int:
+        """The pid of the manager process running now. Raises: ManagerUnavailableError."""
+        return int(self._read().cells[L.H_MANAGER])
+
+    def stats(self) -> BudgetStats:
+        """Who holds what, read from the ledger: it costs the manager nothing. Raises: ManagerUnavailableError."""
+        ledger = self._read()
+        cells, members = ledger.cells, []
+        for at in (ledger.row(index) for index in range(L.ROWS)):
+            if cells[at + L.PID]:
+                held, in_use, moving = cells[at + L.HELD], cells[at + L.IN_USE], cells[at + L.MOVING]
+                members.append(
+                    MemberStats(
+                        pid=cells[at + L.PID],
+                        credit=cells[at + L.CREDIT],
+                        in_use=in_use,
+                        idle=max(0, held - in_use - moving),
+                        opening=moving,
+                        waiting=cells[at + L.WAITING],
+                    )
+                )
+        return BudgetStats(
+            name=self._name,
+            max_size=cells[L.H_MAX_SIZE],
+            manager_pid=cells[L.H_MANAGER],
+            hungry=cells[L.H_HUNGRY],
+            members=tuple(members),
+        )
+
+    def __repr__(self) -> str:
+        state = "stopped" if self._stopped else "started" if self._owner else "attached" if self._channel else "new"
+        return f"<PoolManager {self._name!r} {self._budget.database.key} max_size={self.max_size}: {state}>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _unpickled, (self._budget, self._name)
+
+    # -- the connection to the manager -----------------------------------------------------------------------
+
+    def _read(self) -> L.Ledger:
+        with self._lock:
+            if self._ledger is None:
+                sock = launcher.connect(self._name)
+                if sock is None:
+                    raise errors.ManagerUnavailableError(f"budget {self._name!r} is not running: call start()")
+                self._adopt(launcher.ask(sock, {"do": "describe"}, self._name)[1])
+            assert self._ledger is not None
+            return self._ledger
+
+    def _adopt(self, channel: Channel) -> None:
+        self._channel = channel
+        self._ledger = L.Ledger(channel.claim_fds(1)[0])
+
+    def _hang_up(self) -> None:
+        if self._channel is not None:
+            self._channel.close()
+        if self._ledger is not None:
+            self._ledger.close()
+        self._channel = self._ledger = None
+
+    def forked_in_child(self) -> None:
+        """The child owns nothing: it looks the manager up again when it is asked something."""
+        self._lock = threading.Lock()
+        self._hang_up()
+        self._owner = False
+
+
+def _unpickled(budget: BudgetSettings, name: str) -> PoolManager:
+    manager = PoolManager.__new__(PoolManager)
+    manager._set(budget, name)
+    return manager

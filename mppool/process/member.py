@@ -1,0 +1,71 @@
+"""Membership: this process's seat at a budget, as seen from inside.
+
+A seat is a connection to the manager, a row in the ledger and a semaphore. It vanishes with the process; the
+manager then frees whatever it had. Only the agent attaches and listens; any thread may put a permit back.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mppool.manager.launcher import enter
+from mppool.settings import BudgetSettings
+from mppool.shared import ledger as L
+from mppool.shared import messages
+from mppool.shared.semaphore import EventSemaphore, adopt
+
+LINGER_NAMED = 2.0  # seconds a named budget's manager stays for the next comer
+
+
+def launch_config(budget: BudgetSettings, name: str) -> dict[str, Any]:
+    """What a manager must know. The uri is the only secret; it travels over pipes and private sockets."""
+    return {
+        "name": name,
+        "uri": budget.uri,
+        "database": budget.database.key,
+        "max_size": budget.max_size,
+        "linger": LINGER_NAMED if budget.name is not None else 0.0,
+    }
+
+
+class Member:
+    """A seat, taken.
+
+    Args:
+        budget: what this process believes of the budget; the manager checks it.
+        name: of the budget's folder.
+        warm: connections to be granted on arrival if they are free.
+
+    Raises: BudgetMismatchError, ManagerUnavailableError.
+    """
+
+    def __init__(self, budget: BudgetSettings, name: str, warm: int) -> None:
+        request = {"do": "attach", "database": budget.database.key, "max_size": budget.max_size, "warm": warm}
+        answer, self.channel = enter(launch_config(budget, name), request)
+        fds = self.channel.claim_fds(1 + answer["fds"])
+        self.ledger = L.Ledger(fds[0])
+        self.semaphore: EventSemaphore = adopt(fds[1:])
+        self.at = self.ledger.row(answer["row"])
+
+    @property
+    def cells(self) -> memoryview:
+        return self.ledger.cells
+
+    def put_back(self) -> None:
+        """A permit is no longer used; the manager is told if somebody wants it."""
+        self.semaphore.give()
+        if self.ledger.cells[L.H_HUNGRY]:
+            self.channel.ring()
+
+    def heard(self) -> bool:
+        """Swallow what the manager sent (bells). False: the manager is gone."""
+        try:
+            return self.channel.receive() is not None
+        except messages.Garbled:
+            return False
+
+    def leave(self) -> None:
+        """Give up the seat: end of file is how the manager learns of it."""
+        self.channel.close()
+        self.semaphore.close()
+        self.ledger.close()

@@ -1,0 +1,101 @@
+"""What this process has of every budget: its local pools, one a budget, and the handles that use them.
+
+Here a process is told of the two things that end a pool from outside: a fork (the child starts with nothing and
+drops what it inherited without touching the wire) and the interpreter's exit.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+import time
+import weakref
+from typing import Protocol
+
+from mppool.core.pool import Waiter
+from mppool.database import core
+from mppool.process.local import LocalPool, merged
+from mppool.settings import BudgetSettings, PoolSettings
+
+EXIT_TIMEOUT = 5.0  # seconds that the interpreter's exit may wait for connections to close
+
+
+class Forkable(Protocol):
+    def forked_in_child(self) -> None: ...
+
+
+_lock = threading.Lock()
+_pools: dict[str, LocalPool] = {}
+_users: dict[str, int] = {}  # handles by budget
+_forkables: weakref.WeakSet[Forkable] = weakref.WeakSet()
+
+
+def watch_forks(forkable: Forkable) -> None:
+    """Have this object told when it finds itself in a forked child."""
+    _forkables.add(forkable)
+
+
+def join(
+    budget: BudgetSettings, name: str, settings: PoolSettings, starting: Waiter | None = None
+) -> LocalPool:
+    """This process's pool at a budget, made now if need be; `part` when done with it.
+
+    Raises: BudgetMismatchError, ValueError when another handle of this process uses it with settings that clash.
+    """
+    with _lock:
+        pool = _pools.get(name)
+        if pool is None or pool.machine.stopped:
+            pool = _pools[name] = LocalPool(budget, name, settings, starting)
+            _users[name] = 0
+        else:
+            pool.adapt(budget, settings)
+            if starting is not None:
+                pool.agent.tell_when_warm(starting)
+        _users[name] += 1
+        return pool
+
+
+def part(pool: LocalPool) -> bool:
+    """A handle is done with a pool; True: it was the last, the pool is stopping."""
+    with _lock:
+        if _pools.get(pool.name) is not pool:
+            return False
+        _users[pool.name] -= 1
+        if _users[pool.name]:
+            return False
+        del _pools[pool.name], _users[pool.name]
+    pool.stop()
+    return True
+
+
+def _forked_in_child() -> None:
+    global _lock
+    _lock = threading.Lock()
+    inherited = list(_pools.values())
+    _pools.clear()
+    _users.clear()
+    for pool in inherited:
+        pool.abandon()
+    core.forked_in_child()
+    for forkable in list(_forkables):
+        forkable.forked_in_child()
+
+
+def _exit() -> None:
+    """Stop lending, close what is idle, leave. What is still borrowed (by daemon threads) goes with the process."""
+    deadline = time.monotonic() + EXIT_TIMEOUT
+    with _lock:
+        pools = list(_pools.values())
+        _pools.clear()
+        _users.clear()
+    for pool in pools:
+        pool.stop()
+    for pool in pools:
+        if not pool.machine.borrowed:
+            pool.agent.join(max(0.0, deadline - time.monotonic()))
+    core.settle()
+
+
+os.register_at_fork(after_in_child=_forked_in_child)
+atexit.register(_exit)

@@ -1,0 +1,156 @@
+"""The sync handle: for threads."""
+
+from __future__ import annotations
+
+import logging
+from _thread import allocate_lock
+from time import monotonic
+from types import TracebackType
+
+from mppool.core.pool import Slot, Waiter
+from mppool.database.connection import PySQLXEngineSync
+from mppool.process.handle import Handle
+from mppool.process.local import LocalPool
+from mppool.settings import wait_seconds
+
+logger = logging.getLogger("mppool.pool")
+
+class ThreadWaiter(Waiter):
+    """A thread in line; it sleeps on a lock."""
+
+    __slots__ = ("_lock",)
+
+    def __init__(self, since: float) -> None:
+        super().__init__(since)
+        self._lock = allocate_lock()
+        self._lock.acquire()
+
+    def wait(self, timeout: float) -> bool:
+        return self._lock.acquire(timeout=min(timeout, 1e8))
+
+    def wake(self) -> bool:
+        self._lock.release()
+        return True
+
+
+class _Lease:
+    """``with pool.connection() as conn``: one borrow, from the moment the block is entered until it is left."""
+
+    __slots__ = ("_handle", "_local", "_slot", "_timeout")
+
+    def __init__(self, handle: PySQLXEnginePoolSync, timeout: float | None) -> None:
+        self._handle = handle
+        self._timeout = timeout
+
+    def __enter__(self) -> PySQLXEngineSync:
+        local = self._handle._local or self._handle._resolve()
+        slot = local.borrow()
+        if slot is None:
+            local, slot = self._wait()
+        self._local, self._slot = local, slot
+        face = slot.face = PySQLXEngineSync.lend(slot.link)
+        return face
+
+    def _wait(self) -> tuple[LocalPool, Slot]:
+        handle = self._handle
+        local = handle._resolve()
+        timeout = handle._settings.conn_timeout if self._timeout is None else self._timeout
+        waiter = ThreadWaiter(monotonic())
+        slot = local.line_up(waiter)
+        if slot is None:
+            try:
+                woken = waiter.wait(timeout)
+            except BaseException:  # Ctrl-C
+                local.forsake(waiter)
+                raise
+            slot = local.outcome(waiter, None if woken else timeout)
+        return local, slot
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        slot, local = self._slot, self._local
+        link, face = slot.link, slot.face
+        slot.face = None
+        try:
+            if link.in_transaction and not link.doubtful:
+                local.left_open()
+                face.rollback()
+        except Exception:
+            link.doubtful = True
+            logger.exception("pool %s: rolling back failed; the connection is closed", local.name)
+        except BaseException:
+            link.doubtful = True
+            raise
+        finally:
+            face._take_back()
+            local.give_back(slot)
+
+
+class PySQLXEnginePoolSync(Handle):
+    """A pool of connections for threads, within a budget that all processes share.
+
+    Constructed, it makes a budget of its own, shared with every process forked from here, or with every process of
+    this user that gives the same ``name``; it must be started. From `PoolManager.pool` it attaches on first use.
+    It may be used by any number of threads, before and after forks, and pickled.
+
+    Args:
+        uri: ``postgresql://…``, ``mysql://…``, ``sqlserver://…``, ``sqlite:path`` or ``file:path``.
+        min_size: connections this process keeps warm, as far as its fair share allows; 0 to ``max_size``.
+        max_size: permits of the budget: connections open or being opened, over all processes.
+        conn_timeout: seconds a borrower waits at most.
+        keep_alive: seconds a connection lives at most (-5 % jitter); it is never cut while borrowed.
+        check_interval: seconds between upkeep rounds.
+        monitor_batch_size: connections closed for their age in one upkeep round.
+        name: of the budget, to share it with programs that are not forked from this one.
+        max_idle: seconds after which an unused connection above ``min_size`` is closed.
+        max_waiting: callers of this process that may wait at once; None: any number.
+        connect_timeout: seconds that opening one connection may take.
+        configure: called with each new connection (a `PySQLXEngineSync`), on a thread of the pool's.
+        check: called with a connection before it is lent; False or an exception discards it.
+        reset: called with a connection that came back; False or an exception discards it.
+
+    Raises: TypeError, ValueError: a parameter is not what it should be.
+
+    The parameters up to ``monitor_batch_size`` are PySQLXEngine's; the rest follows psycopg_pool where it has them.
+    """
+
+    def start(self) -> None:
+        """Attach to the budget (launching its manager if need be) and open the first connections.
+
+        Raises: PoolAlreadyStartedError; BudgetMismatchError; ManagerUnavailableError; ConnectError: the
+            database refused, so nothing was left running.
+        """
+        waiter = ThreadWaiter(monotonic())
+        self._begin(waiter)
+        waiter.wait(1e8)
+        self._begun(waiter)
+
+    def stop(self) -> None:
+        """Close the connections of this process and leave the budget; those still borrowed follow when they come
+        back. Callers in line get PoolClosedError.
+
+        Raises: PoolAlreadyClosedError.
+        """
+        self._wait_for(self._end())
+
+    def connection(self, timeout: float | None = None) -> _Lease:
+        """Borrow a connection: ``with pool.connection() as conn``.
+
+        Args:
+            timeout: seconds to wait at most, instead of ``conn_timeout``; 0: take an idle one or fail at once.
+
+        Returns: a context manager; entering it gives a `PySQLXEngineSync`, leaving it gives the connection back.
+            A transaction left open is rolled back.
+
+        Raises: on entering, PoolTimeoutError, PoolClosedError, TooManyWaitingError; ConnectError when the database
+            refuses for good (a wrong password, say); BudgetMismatchError, ManagerUnavailableError at the first use.
+        """
+        return _Lease(self, timeout if timeout is None else wait_seconds("timeout", timeout))
+
+    def __enter__(self) -> PySQLXEnginePoolSync:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()

@@ -1,0 +1,126 @@
+"""What manager and members say to each other: lines of JSON over a Unix socket, descriptors beside them.
+
+An empty line is the bell: "look at the ledger". Bells carry nothing, so any number of them may be swallowed into
+one. A peer that sends anything else than lines of JSON objects, or a line above `LONGEST`, is cut off.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import struct
+from array import array
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+BELL = b"\n"
+LONGEST = 65_536
+_MOST_FDS = 4
+
+
+class Garbled(ValueError):
+    """The peer does not speak this protocol."""
+
+
+def encode(message: dict[str, Any]) -> bytes:
+    return json.dumps(message, separators=(",", ":")).encode() + b"\n"
+
+
+class Channel:
+    """One end of a non-blocking connection between a member and its manager."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        self.sock = sock
+        self.fds: list[int] = []  # descriptors received and not yet claimed
+        self._buffer = b""
+
+    def fileno(self) -> int:
+        return self.sock.fileno()
+
+    def ring(self) -> None:
+        """One bell. A full socket means that bells are waiting there already; a closed one will be noticed."""
+        try:
+            self.sock.send(BELL)
+        except OSError:
+            pass
+
+    def send(self, message: dict[str, Any], fds: list[int] | None = None) -> None:
+        """Send a message, whole. Raises: OSError when the peer is gone or does not read."""
+        data = encode(message)
+        if not fds:
+            self.sock.sendall(data)
+            return
+        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", fds))]
+        sent = self.sock.sendmsg([data], ancillary)
+        self.sock.sendall(data[sent:])
+
+    def receive(self) -> tuple[list[dict[str, Any]], bool] | None:
+        """Everything that has come: (messages, whether a bell was among it). None: the peer is gone.
+
+        Raises: Garbled.
+        """
+        messages: list[dict[str, Any]] = []
+        bell = False
+        while True:
+            try:
+                data, ancillary, _, _ = self.sock.recvmsg(4096, socket.CMSG_SPACE(4 * _MOST_FDS))
+            except BlockingIOError:
+                return messages, bell
+            except OSError:
+                return None
+            for level, kind, raw in ancillary:
+                if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                    fds = array("i")
+                    fds.frombytes(raw[: len(raw) - len(raw) % fds.itemsize])
+                    self.fds.extend(fds)
+            if not data:
+                return (messages, bell) if messages else None  # the end is read again next time
+            if data == BELL and not self._buffer:
+                bell = True
+                continue
+            *lines, self._buffer = (self._buffer + data).split(b"\n")
+            if len(self._buffer) > LONGEST:
+                raise Garbled(f"a line of more than {LONGEST} bytes")
+            for line in lines:
+                if not line:
+                    bell = True
+                    continue
+                try:
+                    message = json.loads(line)
+                except (ValueError, RecursionError):
+                    raise Garbled("a line that is not JSON") from None
+                if not isinstance(message, dict):
+                    raise Garbled("a line that is not a JSON object")
+                messages.append(message)
+
+    def claim_fds(self, count: int) -> list[int]:
+        """The next descriptors that came, now the caller's to close."""
+        claimed, self.fds = self.fds[:count], self.fds[count:]
+        if len(claimed) < count:
+            for fd in claimed:
+                socket.close(fd)
+            raise Garbled(f"{count} descriptors were announced, {len(claimed)} came")
+        return claimed
+
+    def close(self) -> None:
+        for fd in self.fds:
+            socket.close(fd)
+        self.fds.clear()
+        self.sock.close()
+
+
+def peer(sock: socket.socket) -> tuple[int | None, int]:
+    """(pid, uid) of the process at the other end, as the kernel knows them.
+
+    Linux: SO_PEERCRED. macOS: LOCAL_PEERPID and LOCAL_PEERCRED. Raises: OSError.
+    """
+    if hasattr(socket, "SO_PEERCRED"):
+        raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+        pid, uid, _ = struct.unpack("3i", raw)
+        return pid, uid
+    credentials = sock.getsockopt(0, 1, 76)  # SOL_LOCAL, LOCAL_PEERCRED: struct xucred { u_int version; uid_t uid; … }
+    (pid,) = struct.unpack("i", sock.getsockopt(0, 2, 4))  # LOCAL_PEERPID
+    return pid, struct.unpack_from("2I", credentials)[1]
