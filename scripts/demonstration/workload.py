@@ -89,10 +89,14 @@ def work(worker: int, kind: str, pool: Any, holds: tuple[float, ...], done: Any,
 
     line.send("ready")
     line.recv()
-    if kind == "sync":
-        _run_threads(pool, holds, count, fail)
-    else:
-        asyncio.run(_run_tasks(pool, holds, count, fail))
+    try:
+        if kind == "sync":
+            pool.start()  # not needed; it says at once what would make every job fail
+            _run_threads(pool, holds, count, fail)
+        else:
+            asyncio.run(_run_tasks(pool, holds, count, fail))
+    except Exception as error:
+        fail(error)
     report.finished = time.monotonic()
     line.send(report)
     line.recv()  # stay attached until all are done, as a server's workers would
@@ -117,6 +121,7 @@ def _run_threads(pool: Any, holds: tuple[float, ...], count: Any, fail: Any) -> 
 
 
 async def _run_tasks(pool: Any, holds: tuple[float, ...], count: Any, fail: Any) -> None:
+    await pool.start()
     room = asyncio.Semaphore(AT_ONCE)
 
     async def job(hold: float) -> None:
