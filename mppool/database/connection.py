@@ -1,7 +1,8 @@
-"""The two connections a program sees: `PySQLXEngineSync` blocks, `PySQLXEngine` is awaited; both are faces of a `Link`.
+"""The two connections a program sees: `PySQLXEngineSync` blocks, `PySQLXEngine` is awaited; both are faces of
+a `Link`.
 
-A face is light: made anew for each borrow and detached when the connection is given back, so that whoever kept it
-cannot reach a connection that now belongs to somebody else. Used alone, it opens and owns its link.
+A face is light: made anew for each borrow and detached when the connection is given back, so that whoever
+kept it cannot reach a connection that now belongs to somebody else. Used alone, it opens and owns its link.
 """
 
 from __future__ import annotations
@@ -135,7 +136,9 @@ class _Face:
         if link.conn is None:
             return None
         if link.in_transaction:
-            _log.warning("connection to %s closed with an open transaction: it is rolled back", link.database.key)
+            _log.warning(
+                "connection to %s closed with an open transaction: it is rolled back", link.database.key
+            )
         return link
 
 
@@ -178,7 +181,9 @@ class PySQLXEngineSync(_Face):
     ) -> None:
         self.close()
 
-    def query(self, sql: str, parameters: dict[str, Any] | None = None, model: type[Any] | None = None) -> list[Any]:
+    def query(
+        self, sql: str, parameters: dict[str, Any] | None = None, model: type[Any] | None = None
+    ) -> list[Any]:
         """Run a query and return all rows, as `BaseRow` or as ``model``; ``[]`` when there are none.
 
         Args:
@@ -189,7 +194,8 @@ class PySQLXEngineSync(_Face):
         Raises:
             QueryError: the database refused, or the connection broke.
             NotConnectedError: there is no connection.
-            ParameterInvalidValueError: a parameter is missing, not in the statement, or would not arrive unchanged.
+            ParameterInvalidValueError: a parameter is missing, not in the statement, or would not arrive
+                unchanged.
             ParameterInvalidProviderError: this database does not know a parameter's type.
             TypeError: sql, parameters or model is not what it should be.
         """
@@ -205,7 +211,9 @@ class PySQLXEngineSync(_Face):
         """Run a query and return all rows as dicts. Otherwise as `query`."""
         return drive(flow.query_as_dict(self._link, sql, parameters))
 
-    def query_first_as_dict(self, sql: str, parameters: dict[str, Any] | None = None) -> dict[str, Any] | None:
+    def query_first_as_dict(
+        self, sql: str, parameters: dict[str, Any] | None = None
+    ) -> dict[str, Any] | None:
         """Run a query and return its first row as a dict, None when there is none. Otherwise as `query`."""
         return drive(flow.query_first_as_dict(self._link, sql, parameters))
 
@@ -234,8 +242,8 @@ class PySQLXEngineSync(_Face):
         """Start a transaction.
 
         Args:
-            isolation_level: ReadUncommitted, ReadCommitted, RepeatableRead, Snapshot or Serializable; None: the
-                database's default.
+            isolation_level: ReadUncommitted, ReadCommitted, RepeatableRead, Snapshot or Serializable; None:
+                the database's default.
 
         Raises:
             StartTransactionError: it could not be started, or this database does not know the level.

@@ -1,19 +1,21 @@
 """pysqlx-core, loaded so that one process never has two kinds of users on one copy of it.
 
-The core is a shared library with one runtime (worker threads, an epoll instance) per *copy of the library*, made at
-its first call. A `Core` is one such copy: its functions and its classes, which differ between copies. A process has
-one current copy. The library's file as installed is used if nobody has loaded it in this process before; a private
-copy of the file, which is a library of its own to the operating system, is loaded when somebody has:
+The core is a shared library with one runtime (worker threads, an epoll instance) per *copy of the library*,
+made at its first call. A `Core` is one such copy: its functions and its classes, which differ between copies.
+A process has one current copy. The library's file as installed is used if nobody has loaded it in this
+process before; a private copy of the file, which is a library of its own to the operating system, is loaded
+when somebody has:
 
-- this process was forked from one that had loaded it: the worker threads did not survive the fork, and a call would
-  wait for them for ever;
-- the program, or another library, imported ``pysqlx_core`` before: its blocking calls beside our asynchronous ones
-  on one runtime deadlock for ever, sooner or later;
-- our own copy has too few worker threads: SQLite runs *on* them, and as many busy-waiting writers as workers would
-  starve the one that holds the lock. The number is fixed when a runtime starts.
+- this process was forked from one that had loaded it: the worker threads did not survive the fork, and a call
+  would wait for them for ever;
+- the program, or another library, imported ``pysqlx_core`` before: its blocking calls beside our asynchronous
+  ones on one runtime deadlock for ever, sooner or later;
+- our own copy has too few worker threads: SQLite runs *on* them, and as many busy-waiting writers as workers
+  would starve the one that holds the lock. The number is fixed when a runtime starts.
 
-A private copy takes about 6 ms and 7 MiB, which is why it is not the rule. What this cannot see: a program that
-imports ``pysqlx_core`` only after our first connection shares our copy, and must keep to its asynchronous calls.
+A private copy takes about 6 ms and 7 MiB, which is why it is not the rule. What this cannot see: a program
+that imports ``pysqlx_core`` only after our first connection shares our copy, and must keep to its
+asynchronous calls.
 """
 
 from __future__ import annotations
@@ -41,7 +43,9 @@ SQLITE_WORKERS = 16  # worker threads at least, once SQLite is used: idle ones c
 SQLITE_WORKERS_LIMIT = 512
 _ASYNCIO_TAIL = 0.1  # seconds after a call driven by asyncio in which a worker may still be on its way out
 _TAIL_PAUSE = 0.02
-_copies = 0  # over all forks: a path must never come twice, both Python and the linker remember libraries by path
+_copies = (
+    0  # over all forks: a path must never come twice, both Python and the linker remember libraries by path
+)
 
 
 class Core:
@@ -99,13 +103,13 @@ class _Environment:
 class Process:
     """What this process has of the core; a forked child begins with a new one."""
 
-    __slots__ = ("asyncio_used", "core", "links", "lock", "loose", "opening", "stopped")
+    __slots__ = ("asyncio_used", "core", "links", "lock", "loose", "opens", "stopped")
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.core: Core | None = None
         self.links: weakref.WeakSet[Link] = weakref.WeakSet()
-        self.opening = 0  # opens in flight
+        self.opens: set[object] = set()  # one token for each open in flight; a count could lose one
         self.loose: set[Core] = set()  # copies on which a call was given up and not awaited
         self.asyncio_used = 0.0  # monotonic time of the last call that asyncio drove
         self.stopped = False  # the interpreter is about to exit: no more calls
@@ -119,7 +123,9 @@ class Process:
         """
         wanted = 0
         if provider == "sqlite":
-            open_now = sum(1 for link in list(self.links) if link.provider == "sqlite" and link.conn is not None)
+            open_now = sum(
+                1 for link in list(self.links) if link.provider == "sqlite" and link.conn is not None
+            )
             wanted = min(max(connections, open_now + 1) + 1, SQLITE_WORKERS_LIMIT)
         core = self.core
         if core is None or core.workers < wanted:
@@ -160,7 +166,7 @@ def _processors() -> int:
 
 
 def _private_copy() -> Any:
-    """The extension once more, from a copy of its file, so that it shares nothing with the one already loaded."""
+    """The extension once more, from a copy of its file, so that it shares nothing with the first."""
     global _copies
     _copies += 1
     original = importlib.util.find_spec("pysqlx_core.pysqlx_core")
@@ -214,8 +220,8 @@ def _load_file(path: str) -> Any:
 def forked_in_child() -> None:
     """Begin anew in a forked child: the inherited runtime is dead here, its connections are the parent's.
 
-    Inherited connections are kept and never used. Their sockets are closed in this process, so that a connection
-    which the parent closes really ends; the parent's copies of these descriptors are not affected.
+    Inherited connections are kept and never used. Their sockets are closed in this process, so that a
+    connection which the parent closes really ends; the parent's copies of these descriptors are not affected.
     """
     global process
     inherited, process = process, Process()
@@ -232,8 +238,8 @@ def forked_in_child() -> None:
 def settle(timeout: float = 5.0) -> None:
     """Bring the core to rest before the interpreter exits; may be called again.
 
-    A worker thread that comes back to Python while the interpreter is finalised aborts the whole process. So: no new
-    calls begin, the sockets of those in flight are shut down, and we wait until they have ended.
+    A worker thread that comes back to Python while the interpreter is finalised aborts the whole process. So:
+    no new calls begin, the sockets of those in flight are shut down, and we wait until they have ended.
 
     Args:
         timeout: seconds at most. A SQLite statement that takes longer cannot be ended.
@@ -244,13 +250,13 @@ def settle(timeout: float = 5.0) -> None:
         return
     deadline = time.monotonic() + timeout
     unsettled = [link for link in list(own.links) if link.conn is not None and (link.busy or link.doubtful)]
-    if unsettled or own.opening or own.loose:
+    if unsettled or own.opens or own.loose:
         for core in {own.core, *own.loose, *(link.core for link in unsettled)}:
             for descriptor in core.watch.sockets():
                 sockets.shut_down(descriptor)
         for link in unsettled:
             link.wait_for_end(max(0.0, deadline - time.monotonic()))
-        while own.opening and time.monotonic() < deadline:
+        while own.opens and time.monotonic() < deadline:
             time.sleep(0.001)
     if own.loose or unsettled or time.monotonic() - own.asyncio_used < _ASYNCIO_TAIL:
         time.sleep(_TAIL_PAUSE)

@@ -1,24 +1,28 @@
-"""A stand-in for an event loop: it drives one coroutine on the calling thread, and lets other threads run meanwhile.
+"""A stand-in for an event loop: it drives one coroutine on the calling thread, and lets other threads run
+meanwhile.
 
-The core's own blocking calls hold the interpreter's lock until the database answers, so every thread stops. Its
-coroutines do not: they run on the core's worker threads and need of "the running loop" only two things,
-``create_future()`` (something to yield while there is nothing to do) and ``call_soon_threadsafe()`` (to say "send
-to me again"). Both are given here without a loop: a wake-up is an item in a queue, and the caller sleeps on that
-queue. Whatever wakes the driver, it sends to the coroutine once more; a needless send costs a microsecond and
-changes nothing, so wake-ups may come early, late, twice, or from a call that was given up long ago.
+The core's own blocking calls hold the interpreter's lock until the database answers, so every thread stops.
+Its coroutines do not: they run on the core's worker threads and need of "the running loop" only two things,
+``create_future()`` (something to yield while there is nothing to do) and ``call_soon_threadsafe()`` (to say
+"send to me again"). Both are given here without a loop: a wake-up is an item in a queue, and the caller
+sleeps on that queue. Whatever wakes the driver, it sends to the coroutine once more; a needless send costs a
+microsecond and changes nothing, so wake-ups may come early, late, twice, or from a call that was given up
+long ago.
 
 Three details carry the weight:
 
-- **A coroutine may yield None.** The core was then woken between its poll and the making of the future; nobody
-  will ever wake us for that step. It must simply be sent to again: a driver that waited would hang for ever.
-- **The wake-up is pure C.** It comes from a worker thread that holds the interpreter's lock for this one call. If it
-  were a Python function the interpreter could switch threads inside it, and at exit a worker caught without the
-  lock aborts the process. `SimpleQueue.put` is C from end to end, never blocks, and happens to take the two
-  arguments ``(callback, future)`` as ``(item, block)``. `create_future` is C for the same reason of time.
+- **A coroutine may yield None.** The core was then woken between its poll and the making of the future;
+  nobody will ever wake us for that step. It must simply be sent to again: a driver that waited would hang for
+  ever.
+- **The wake-up is pure C.** It comes from a worker thread that holds the interpreter's lock for this one
+  call. If it were a Python function the interpreter could switch threads inside it, and at exit a worker
+  caught without the lock aborts the process. `SimpleQueue.put` is C from end to end, never blocks, and
+  happens to take the two arguments ``(callback, future)`` as ``(item, block)``. `create_future` is C for the
+  same reason of time.
 - **The loop is a per-call object**, so a late wake-up for an abandoned call lands in a queue nobody reads.
 
-What it does not promise: a coroutine that awaits anything else (a timer, a socket, another task) would be sent to
-in vain for ever, so only the core's coroutines, and ours that await nothing else, may be driven.
+What it does not promise: a coroutine that awaits anything else (a timer, a socket, another task) would be
+sent to in vain for ever, so only the core's coroutines, and ours that await nothing else, may be driven.
 """
 
 from __future__ import annotations
@@ -50,17 +54,18 @@ class _StandIn:
 def drive(coroutine: Coroutine[Any, Any, T], timeout: float | None = None) -> T:
     """Run ``coroutine`` to its end on this thread and return its result.
 
-    Works on any thread, also inside a running event loop (which stands still meanwhile, as with any blocking call).
+    Works on any thread, also inside a running event loop (which stands still meanwhile, as with any blocking
+    call).
 
     Args:
         coroutine: one of the core's, or one of ours that awaits only those.
-        timeout: seconds until it is closed and given up; None: for ever. The database goes on with a call that was
-            given up.
+        timeout: seconds until it is closed and given up; None: for ever. The database goes on with a call
+            that was given up.
 
     Raises:
         TimeoutError: it did not end in time.
-        BaseException: what the coroutine raised; or what interrupted the wait (KeyboardInterrupt), in which case
-            the coroutine has been closed, so that it has seen GeneratorExit.
+        BaseException: what the coroutine raised; or what interrupted the wait (KeyboardInterrupt), in which
+            case the coroutine has been closed, so that it has seen GeneratorExit.
     """
     wake_ups: SimpleQueue[Any] = SimpleQueue()
     loop: Any = _StandIn(wake_ups.put)

@@ -1,7 +1,7 @@
 """What each call does, written once: coroutines that await only the core.
 
-The asynchronous connection awaits them, the blocking one drives them on the calling thread. Every flow takes the link,
-so none of them knows who lent it.
+The asynchronous connection awaits them, the blocking one drives them on the calling thread. Every flow takes
+the link, so none of them knows who lent it.
 """
 
 from __future__ import annotations
@@ -46,16 +46,17 @@ async def _run(link: Link, method: str, sql: str, parameters: dict[str, Any] | N
     statement = statements.build(link.core, link.provider, parsed, sql, parameters)
     if LOG_CONFIG.PYSQLX_SQL_LOG or LOG_CONFIG.PYSQLX_DEV_MODE:
         sqllog.log(link.provider, parsed, statement, parameters)
+    effect = parsed.transaction
+    if effect:
+        link.in_transaction = True  # before the call: an interrupt after it must not lose this
     try:
         result = await link.call(getattr(conn, method), statement)
     except errors.PySQLXError:
-        if parsed.transaction is True or (parsed.transaction is False and link.provider == "postgresql"):
-            # Part of a batch may have begun one; PostgreSQL's COMMIT ends it also when it fails, MySQL and SQLite
-            # may leave it open.
-            link.in_transaction = parsed.transaction
+        if effect is False and link.provider == "postgresql":
+            link.in_transaction = False  # its COMMIT ends the transaction also when it fails; others' may not
         raise
-    if parsed.transaction is not None:
-        link.in_transaction = parsed.transaction
+    if effect is False:
+        link.in_transaction = False
     return result
 
 
@@ -63,25 +64,34 @@ async def query(link: Link, sql: str, parameters: dict[str, Any] | None, model: 
     if model is not None:
         _check_model(model)
     response = await _run(link, "query_typed", sql, parameters)
-    return _rows().all_rows(response, model) if len(response) else []
+    if not len(response):
+        return []
+    types = link.read(response.get_types)
+    return _rows().all_rows(types, link.read(response.get_all), model)
 
 
 async def query_first(link: Link, sql: str, parameters: dict[str, Any] | None, model: Any) -> Any:
     if model is not None:
         _check_model(model)
     response = await _run(link, "query_typed", sql, parameters)
-    return _rows().first_row(response, model) if len(response) else None
+    if not len(response):
+        return None
+    types = link.read(response.get_types)
+    return _rows().first_row(types, link.read(response.get_first), model)
 
 
 async def query_as_dict(link: Link, sql: str, parameters: dict[str, Any] | None) -> list[dict[str, Any]]:
     # query_all would convert the rows on a worker thread, with the interpreter's lock
-    return (await _run(link, "query_typed", sql, parameters)).get_all()  # type: ignore[no-any-return]
+    response = await _run(link, "query_typed", sql, parameters)
+    return link.read(response.get_all)  # type: ignore[no-any-return]
 
 
-async def query_first_as_dict(link: Link, sql: str, parameters: dict[str, Any] | None) -> dict[str, Any] | None:
+async def query_first_as_dict(
+    link: Link, sql: str, parameters: dict[str, Any] | None
+) -> dict[str, Any] | None:
     # query_one would convert all rows to return one
     response = await _run(link, "query_typed", sql, parameters)
-    return response.get_first() if len(response) else None
+    return link.read(response.get_first) if len(response) else None
 
 
 async def execute(link: Link, sql: str, parameters: dict[str, Any] | None) -> int:

@@ -1,12 +1,12 @@
 """One open connection of the core with what is known about it: in a transaction, suspect, doubtful.
 
-A `Link` is what a pool owns; a borrower sees it through a face (`connection.py`). Every call to the database goes
-through `Link.call`, which is the only place where the core's errors become ours and where trust is withdrawn: a call
-that did not end (cancelled, timed out, interrupted, panicked) leaves the link doubtful for good, because the database
-goes on with the statement.
+A `Link` is what a pool owns; a borrower sees it through a face (`connection.py`). Every call to the database
+goes through `Link.call`, which is the only place where the core's errors become ours and where trust is
+withdrawn: a call that did not end (cancelled, timed out, interrupted, panicked) leaves the link doubtful for
+good, because the database goes on with the statement.
 
-Dropping the last reference closes the connection; the core has no other way. A link is not a lock: two callers at
-once on one link are served one after the other by the core, but share its transaction.
+Dropping the last reference closes the connection; the core has no other way. A link is not a lock: two
+callers at once on one link are served one after the other by the core, but share its transaction.
 """
 
 from __future__ import annotations
@@ -42,9 +42,14 @@ _KINDS: dict[str, type[errors.PySQLXError]] = {
         errors.ConnectError,
     )
 }
-# An answer, any answer, shows that the server is there: this one comes inside a failed PostgreSQL transaction.
+# An answer, any answer, shows that the server is there: this one comes inside a failed PostgreSQL
+# transaction.
 _ABORTED_TRANSACTION = "25P02"
-_PANIC = "PanicException"  # a BaseException that no module exports
+
+
+def is_panic(error: BaseException) -> bool:
+    """Is it the core's? No module exports the class, and each copy of the core has its own."""
+    return type(error).__name__ == "PanicException"
 
 
 class Link:
@@ -119,9 +124,25 @@ class Link:
                 self.doubtful = True
             return _KINDS.get(kind, errors.QueryError)(code, scrub(message, self.database.uri))
         self.doubtful = True
-        if type(error).__name__ == _PANIC:
-            return errors.QueryError("PANIC", scrub(f"the driver panicked: {error}", self.database.uri))
+        if is_panic(error):
+            return self._panicked(error)
+        core_module.process.loose.add(self.core)  # the call goes on; the exit hook must know
         return None
+
+    def _panicked(self, error: BaseException) -> errors.QueryError:
+        return errors.QueryError("PANIC", scrub(f"the driver panicked: {error}", self.database.uri))
+
+    def read(self, getter: Callable[[], T]) -> T:
+        """One of a response's getters, which convert to Python on the calling thread and may fail at it."""
+        try:
+            return getter()
+        except self.core.Error as error:
+            raise self._judge(error) or error from None
+        except BaseException as error:
+            if is_panic(error):
+                self.doubtful = True
+                raise self._panicked(error) from None
+            raise
 
     async def answers(self) -> bool:
         """Does the database answer? Waits behind whatever still runs on the connection."""
@@ -133,14 +154,17 @@ class Link:
             await conn.query_typed(statement)
         except self.core.Error as error:
             return bool(error.code() == _ABORTED_TRANSACTION)  # type: ignore[attr-defined]
-        except Exception:
-            return False
+        except BaseException as error:
+            if isinstance(error, Exception) or is_panic(error):
+                return False
+            raise
         return True
 
     def check(self, timeout: float = 5.0) -> bool:
         """Ask the database whether this connection is alive and well. Blocks; any thread; never raises.
 
-        Clears `suspect` when it is; makes the link doubtful when it is not, or has not answered in ``timeout`` seconds.
+        Clears `suspect` when it is; makes the link doubtful when it is not, or has not answered in
+        ``timeout`` seconds.
         """
         if self.doubtful or self.conn is None or core_module.process.stopped:
             return False
@@ -181,7 +205,8 @@ class Link:
         self.in_transaction = False
 
     def wait_for_end(self, timeout: float) -> bool:
-        """Wait until calls that may still run on this connection have ended; False when they have not in time.
+        """Wait until calls that may still run on this connection have ended; False when they have not in
+        time.
 
         Calls on one connection are served in turn, so a trivial one comes back only after those before it.
         """
@@ -194,12 +219,13 @@ class Link:
         return True
 
     def break_off(self) -> None:
-        """End a call in flight at once, by ending the conversation; without effect on SQLite, which has none."""
+        """End a call in flight at once, by ending the conversation; SQLite has none, its calls go on."""
         if self.socket is not None:
             sockets.shut_down(self.socket)
 
     def close(self, timeout: float = 5.0) -> bool:
-        """Close the connection, after the end of whatever may still run on it. Blocks; any thread; may be called again.
+        """Close the connection, after the end of whatever may still run on it. Blocks; any thread; may be
+        called again.
 
         Args:
             timeout: seconds to wait for a call that was cancelled, timed out or interrupted.
@@ -221,9 +247,9 @@ class Link:
     def abandon(self) -> None:
         """In a forked child: this connection is the parent's. Keep it for ever and never touch it.
 
-        Dropping it would take the parent's socket off the epoll instance that both processes share, and the parent
-        would wait for its next answer for ever. A reference that nothing owns keeps it even past the interpreter's
-        exit, which drops all that modules hold.
+        Dropping it would take the parent's socket off the epoll instance that both processes share, and the
+        parent would wait for its next answer for ever. A reference that nothing owns keeps it even past the
+        interpreter's exit, which drops all that modules hold.
         """
         if self.conn is None:
             return
@@ -237,12 +263,13 @@ def check_uri(database: Database) -> None:
     """Refuse what would give wrong results later.
 
     Raises:
-        ValueError: MySQL with ``socket_timeout``: after a timeout every answer would belong to the question before.
+        ValueError: MySQL with ``socket_timeout``: after a timeout every answer would belong to the question
+            before.
     """
     if database.provider == "mysql" and "socket_timeout" in _options(database.uri):
         raise ValueError(
-            "invalid uri: socket_timeout is not supported on MySQL: after a timeout, every query on the connection "
-            "would return the result of the query before it"
+            "invalid uri: socket_timeout is not supported on MySQL: after a timeout, every query on the "
+            "connection would return the result of the query before it"
         )
 
 
@@ -291,21 +318,26 @@ async def opening(database: Database, connect_timeout: float = 5.0, sqlite_conne
         raise errors.ConnectError("0", "the interpreter is exiting")
     core = process.get(database.provider, sqlite_connections)
     if database.provider in ("postgresql", "mysql"):
-        core.watch.ports.add(urlsplit(database.uri).port or {"postgresql": 5432, "mysql": 3306}[database.provider])
+        core.watch.ports.add(
+            urlsplit(database.uri).port or {"postgresql": 5432, "mysql": 3306}[database.provider]
+        )
     sockets_before = core.watch.sockets() if database.provider != "sqlite" else set()
-    process.opening += 1
+    token = object()
+    process.opens.add(token)
     try:
         conn = await core.new(_with_defaults(database, connect_timeout))
     except core.Error as error:
         code, message = error.code(), error.message()  # type: ignore[attr-defined]
         raise errors.ConnectError(code, scrub(message, database.uri)) from None
     except BaseException as error:
-        if type(error).__name__ == _PANIC:
-            raise errors.ConnectError("PANIC", "the driver panicked: it cannot make sense of the uri") from None
+        if is_panic(error):
+            raise errors.ConnectError(
+                "PANIC", "the driver panicked: it cannot make sense of the uri"
+            ) from None
         process.loose.add(core)  # it goes on in the background, and is dropped when it succeeds
         raise
     finally:
-        process.opening -= 1
+        process.opens.discard(token)
     link = Link(core, conn, database)
     if database.provider != "sqlite":
         _find_socket(link, sockets_before)

@@ -1,8 +1,8 @@
 """Rows: one pydantic class per column signature, made once and kept in a bounded cache.
 
-A row holds the values exactly as the database driver gave them; nothing is validated or converted, because a column's
-type is guessed from the first row and SQLite may put anything into the next. Columns are in alphabetical order: the
-core hands a row over as a hash map, in another order each time.
+A row holds the values exactly as the database driver gave them; nothing is validated or converted, because a
+column's type is guessed from the first row and SQLite may put anything into the next. Columns are in
+alphabetical order: the core hands a row over as a hash map, in another order each time.
 
 Importing this module imports pydantic, so the rest of the package imports it on the first row.
 """
@@ -13,7 +13,7 @@ import datetime
 import decimal
 import uuid
 from functools import lru_cache
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, SkipValidation, create_model
 
@@ -38,8 +38,9 @@ Signature = tuple[tuple[str, str], ...]
 class BaseRow(BaseModel):
     """A row; also a base for your own models to pass as ``model=``.
 
-    Columns are attributes. Where a column has the name of something a pydantic model has itself (``model_dump``), or
-    begins with an underscore, it is in ``model_dump()``, and the attribute is the model's where both want it.
+    Columns are attributes. Where a column has the name of something a pydantic model has itself
+    (``model_dump``), or begins with an underscore, it is in ``model_dump()``, and the attribute is the
+    model's where both want it.
     """
 
     model_config = ConfigDict(protected_namespaces=(), arbitrary_types_allowed=True)
@@ -66,9 +67,11 @@ def _rebuild(signature: Signature, values: dict[str, Any]) -> BaseRow:
 @lru_cache(maxsize=512)
 def row_class(signature: Signature) -> type[BaseRow]:
     """The class for rows with these columns: names with the core's type names, sorted by name."""
-    plain = {name: kind for name, kind in signature if not name.startswith("_") and not hasattr(BaseRow, name)}
+    plain = {
+        name: kind for name, kind in signature if not name.startswith("_") and not hasattr(BaseRow, name)
+    }
     fields: dict[str, Any] = {
-        name: (Annotated[Optional[_TYPES.get(kind, Any)], SkipValidation], None) for name, kind in plain.items()
+        name: (Annotated[_TYPES.get(kind, Any) | None, SkipValidation], None) for name, kind in plain.items()
     }
     base = _Row if len(plain) == len(signature) else _OddRow
     made: type[BaseRow] = create_model("BaseRow", __base__=base, __module__=__name__, **fields)
@@ -77,7 +80,7 @@ def row_class(signature: Signature) -> type[BaseRow]:
 
 
 class _OddRow(_Row):
-    """For columns that cannot be fields: pydantic keeps them as extras, and harmless ones shadow the method."""
+    """For columns that cannot be fields: they become extras, and harmless ones hide the method."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -92,21 +95,18 @@ def _maker(signature: Signature) -> Any:
     return row_class(signature).__pydantic_validator__.validate_python
 
 
-def _signature(response: Any) -> Signature:
-    return tuple(sorted(response.get_types().items()))
+def _make(types: dict[str, str], model: type[BaseModel] | None) -> Any:
+    if model is not None:
+        return model.model_validate
+    return _maker(tuple(sorted(types.items())))
 
 
-def all_rows(response: Any, model: type[BaseModel] | None) -> list[Any]:
-    """All rows of a response, as ``model`` or as `BaseRow`."""
-    if not len(response):
-        return []
-    make: Any = model.model_validate if model is not None else _maker(_signature(response))
-    return [make(row) for row in response.get_all()]
+def all_rows(types: dict[str, str], rows: list[dict[str, Any]], model: type[BaseModel] | None) -> list[Any]:
+    """``rows`` as ``model``, or as `BaseRow` with fields of these types."""
+    make = _make(types, model)
+    return [make(row) for row in rows]
 
 
-def first_row(response: Any, model: type[BaseModel] | None) -> Any:
-    """The first row of a response, None when it has none."""
-    if not len(response):
-        return None
-    make: Any = model.model_validate if model is not None else _maker(_signature(response))
-    return make(response.get_first())
+def first_row(types: dict[str, str], row: dict[str, Any], model: type[BaseModel] | None) -> Any:
+    """One row, as `all_rows`."""
+    return _make(types, model)(row)

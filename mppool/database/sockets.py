@@ -1,8 +1,9 @@
 """Which sockets belong to the core: exactly those that its runtime's epoll instance watches.
 
 The core never tells its file descriptors. Linux does: ``/proc/self/fdinfo`` of an epoll descriptor lists each
-descriptor it watches with its inode, so a number that was closed and used again is recognised. Elsewhere there is no
-such list; the process's sockets to the database's port are taken instead, which may include another driver's.
+descriptor it watches with its inode, so a number that was closed and used again is recognised. Elsewhere
+there is no such list; the process's sockets to the database's port are taken instead, which may include
+another driver's.
 """
 
 from __future__ import annotations
@@ -98,7 +99,9 @@ class Watch:
         import psutil
 
         found = set()
-        for peer in psutil.Process().net_connections():
+        own = psutil.Process()
+        list_all = getattr(own, "net_connections", None) or own.connections  # its name before psutil 6
+        for peer in list_all():
             if peer.fd >= 0 and peer.raddr and getattr(peer.raddr, "port", None) in self.ports:
                 try:
                     found.add((peer.fd, os.fstat(peer.fd).st_ino))

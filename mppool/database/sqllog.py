@@ -1,7 +1,8 @@
-"""What `LOG_CONFIG` shows of statements; loaded with the database layer, costs nothing while both switches are off.
+"""What `LOG_CONFIG` shows of statements; loaded with the database layer, costs nothing while both switches
+are off.
 
-Logger ``mppool.sql``: INFO, the statement and its parameters as sent; DEBUG, the statement with its parameters written
-in, which is an aid to the eye and not what is sent.
+Logger ``mppool.sql``: INFO, the statement and its parameters as sent; DEBUG, the statement with its
+parameters written in, which is an aid to the eye and not what is sent.
 """
 
 from __future__ import annotations

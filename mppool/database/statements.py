@@ -1,13 +1,13 @@
-"""Statements: where a ``:name`` is a placeholder and where it only looks like one, and what a statement does to the
-transaction.
+"""Statements: where a ``:name`` is a placeholder and where it only looks like one, and what a statement does
+to the transaction.
 
-The core replaces ``:key`` as text, wherever it occurs: inside strings and comments, in ``x::key``, in the middle of a
-longer name. So the SQL is read here, by the lexical rules of its database; each placeholder is rewritten to a private
-key of equal length that occurs nowhere else in the text, and the core's blind replacement then hits exactly those.
-A statement without parameters is sent untouched.
+The core replaces ``:key`` as text, wherever it occurs: inside strings and comments, in ``x::key``, in the
+middle of a longer name. So the SQL is read here, by the lexical rules of its database; each placeholder is
+rewritten to a private key of equal length that occurs nowhere else in the text, and the core's blind
+replacement then hits exactly those. A statement without parameters is sent untouched.
 
-What it does not do: understand SQL. Text that only a server setting gives another meaning (MySQL's ANSI_QUOTES and
-NO_BACKSLASH_ESCAPES, PostgreSQL's standard_conforming_strings=off) is read by the default.
+What it does not do: understand SQL. Text that only a server setting gives another meaning (MySQL's
+ANSI_QUOTES and NO_BACKSLASH_ESCAPES, PostgreSQL's standard_conforming_strings=off) is read by the default.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _ESCAPED = r"'[^'\\]*(?:(?:\\.|'')[^'\\]*)*(?:'|\\?\Z)?"
 _DOUBLE = r'"[^"]*(?:""[^"]*)*"?'
 _DOUBLE_ESCAPED = _ESCAPED.replace("'", '"')
 _BACKTICK = r"`[^`]*(?:``[^`]*)*`?"
-_BRACKET = r"\[[^\]]*(?:\]\][^\]]*)*\]?"
+_BRACKET = r"\[[^\]]*(?:\]\][^\]]*)*\]?"  # SQL Server doubles the closing one, SQLite cannot
 _FLAT_COMMENT = r"/\*.*?(?:\*/|\Z)"
 _WORD = r"[^\W\d][\w$]*"
 _NUMBER = r"\d[\w.]*"
@@ -50,12 +50,60 @@ def _rules(quoted: str, comment: str, nested: bool) -> re.Pattern[str]:
 
 _LEXERS = {
     "postgresql": _rules(
-        rf"[eE]{_ESCAPED}|{_PLAIN}|{_DOUBLE}|\$(?P<tag>(?:{_NAME})?)\$.*?(?:\$(?P=tag)\$|\Z)|\$\d+", "--[^\n\r]*", True
+        rf"[eE]{_ESCAPED}(?:[^\S\n]*\n\s*{_ESCAPED})*|{_PLAIN}|{_DOUBLE}|\$(?P<tag>(?:{_NAME})?)\$.*?(?:\$(?P=tag)\$|\Z)|\$\d+",
+        "--[^\n\r]*",
+        True,
     ),
-    "mysql": _rules(rf"{_ESCAPED}|{_DOUBLE_ESCAPED}|{_BACKTICK}", r"--(?=[\s\x00-\x1f]|\Z)[^\n]*|\#[^\n]*", False),
-    "sqlite": _rules(rf"{_PLAIN}|{_DOUBLE}|{_BACKTICK}|{_BRACKET}", "--[^\n]*", False),
+    "mysql": _rules(
+        rf"{_ESCAPED}|{_DOUBLE_ESCAPED}|{_BACKTICK}", r"--(?=[\s\x00-\x1f]|\Z)[^\n]*|\#[^\n]*", False
+    ),
+    "sqlite": _rules(rf"{_PLAIN}|{_DOUBLE}|{_BACKTICK}|\[[^\]]*\]?", "--[^\n]*", False),
     "sqlserver": _rules(rf"{_PLAIN}|{_DOUBLE}|{_BRACKET}", "--[^\n]*", True),
 }
+# In brackets, a ':' after a name belongs to a slice; after one of these it begins a placeholder.
+_NO_OPERANDS = frozenset(
+    [
+        "ALL",
+        "AND",
+        "ANY",
+        "ARRAY",
+        "AS",
+        "BETWEEN",
+        "BY",
+        "CASE",
+        "COLLATE",
+        "DISTINCT",
+        "ELSE",
+        "EXCEPT",
+        "FROM",
+        "HAVING",
+        "ILIKE",
+        "IN",
+        "INTERSECT",
+        "INTERVAL",
+        "IS",
+        "ISNULL",
+        "LIKE",
+        "LIMIT",
+        "NOT",
+        "NOTNULL",
+        "OFFSET",
+        "ON",
+        "OR",
+        "RETURNING",
+        "SELECT",
+        "SIMILAR",
+        "SOME",
+        "THEN",
+        "TO",
+        "UNION",
+        "USING",
+        "VALUES",
+        "WHEN",
+        "WHERE",
+    ]
+)
+_ROUTINES = frozenset({"EVENT", "FUNCTION", "PACKAGE", "PROCEDURE", "TRIGGER"})
 _NESTED = re.compile(r"/\*|\*/")
 
 
@@ -126,7 +174,7 @@ def _parse(provider: str, sql: str) -> Parsed:
         if kind == "word":
             if len(heads[-1]) < 8:
                 heads[-1].append(token[0].upper())
-            operand = True
+            operand = token[0].upper() not in _NO_OPERANDS
         elif kind == "name":
             if slices and brackets and operand:
                 operand = False
@@ -174,20 +222,25 @@ def _end_of_comment(sql: str, at: int) -> int:
 
 def _transaction(provider: str, heads: list[list[str]]) -> bool | None:
     state: bool | None = None
+    in_routine = False
     for words in heads:
         if not words:
             continue
         first, second = words[0], words[1] if len(words) > 1 else ""
-        if first == "CREATE" and (provider != "postgresql" or "FUNCTION" in words or "PROCEDURE" in words):
-            break  # a body may follow, whose BEGIN and END are no transaction's
+        if first == "CREATE" and not _ROUTINES.isdisjoint(words):
+            in_routine = True  # what follows may be its body, whose END is no transaction's
         if first in ("BEGIN", "START"):
             if (first == "BEGIN" and second != "NOT") or second == "TRANSACTION":
                 state = True
         elif first == "SAVEPOINT":
             if provider == "sqlite":
                 state = True  # there it begins a transaction when none is open
-        elif first in ("COMMIT", "ROLLBACK", "END", "ABORT"):
-            if second == "PREPARED" or "TO" in words[1:3] or (first in ("END", "ABORT") and provider == "mysql"):
+        elif first in ("COMMIT", "ROLLBACK", "END", "ABORT") and not in_routine:
+            if (
+                second == "PREPARED"
+                or "TO" in words[1:3]
+                or (first in ("END", "ABORT") and provider == "mysql")
+            ):
                 continue
             state = "CHAIN" in words and "NO" not in words
         elif first == "PREPARE" and second == "TRANSACTION":
@@ -203,15 +256,8 @@ def build(core: Core, provider: str, parsed: Parsed, sql: str, parameters: dict[
         ParameterInvalidValueError: one is missing, not in the statement, or would not arrive unchanged.
         ParameterInvalidProviderError: this database does not know its type.
     """
-    if not parameters:
-        if parameters is not None and not isinstance(parameters, dict):
-            raise TypeError(f"parameters must be a dict, not {type(parameters).__name__}")
-        if parsed.count and parameters is not None:
-            raise _missing(parsed.names[0], provider)
-        try:
-            return core.Statement(provider=provider, sql=sql, params=None)
-        except UnicodeEncodeError:
-            raise ValueError("sql must not contain lone surrogates") from None
+    if parameters is None:
+        return _make(core, provider, sql, None)
     if not isinstance(parameters, dict):
         raise TypeError(f"parameters must be a dict, not {type(parameters).__name__}")
     if provider == "postgresql" and parsed.count > POSTGRESQL_LIMIT:
@@ -226,22 +272,23 @@ def build(core: Core, provider: str, parsed: Parsed, sql: str, parameters: dict[
             if not isinstance(name, str):
                 raise TypeError(f"the keys of parameters must be str, not {type(name).__name__}")
             details = f"the statement has no placeholder :{name}"
-            raise errors.ParameterInvalidValueError(name, provider, type(value).__name__, "parameter", details)
+            typ = type(value).__name__
+            raise errors.ParameterInvalidValueError(name, provider, typ, "parameter", details)
         values[key] = convert(name, value, provider)
     if len(values) < len(keys):
-        raise _missing(next(name for name in parsed.names if name not in parameters), provider)
+        missing = next(name for name in parsed.names if name not in parameters)
+        details = f"the statement has :{missing}, and parameters has no such key"
+        raise errors.ParameterInvalidValueError(missing, provider, "nothing", "parameter", details)
+    return _make(core, provider, text, values or None)
+
+
+def _make(core: Core, provider: str, sql: str, values: dict[str, Any] | None) -> Any:
     try:
-        return core.Statement(provider=provider, sql=text, params=values)
+        return core.Statement(provider=provider, sql=sql, params=values)
     except UnicodeEncodeError:
         raise ValueError("sql must not contain lone surrogates") from None
     except BaseException as error:
         if isinstance(error, core.InvalidParameter) or type(error).__name__ == "PanicException":
-            # our checks let something through: an error of ours, but no crash of the caller's
-            details = f"the driver refused the parameters: {error}"
-            raise errors.ParameterInvalidValueError(", ".join(parameters), provider, "?", "?", details) from None
+            # Our checks let something through: it must not become a crash of the caller's.
+            raise errors.QueryError("PANIC", f"the driver cannot take this statement: {error}") from None
         raise
-
-
-def _missing(name: str, provider: str) -> errors.ParameterInvalidValueError:
-    details = f"the statement has :{name}, and parameters has no such key"
-    return errors.ParameterInvalidValueError(name, provider, "nothing", "parameter", details)

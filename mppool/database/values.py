@@ -1,7 +1,7 @@
 """Parameter values: each is passed on so that it arrives exactly, or refused before anything is sent.
 
-The core binds by Python type. Left alone it narrows floats to 32 bits, and panics (past ``except Exception``) on an
-int outside 64 bits, a NaN decimal, most time zones, or JSON it does not like.
+The core binds by Python type. Left alone it narrows floats to 32 bits, and panics (past ``except Exception``)
+on an int outside 64 bits, a NaN decimal, most time zones, or JSON it does not like.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """What an error of the database says about the connection it came from. Pure functions of code and message.
 
-pysqlx-core's own "is healthy" flag is set only by some calls on some dead connections, and code "0" covers dead
-connections, unsupported column types and wrong arguments alike. So there are three verdicts: fine, suspect (ask the
-database before the next use), doubtful (never use again: its answers could belong to somebody else's question).
+pysqlx-core's own "is healthy" flag is set only by some calls on some dead connections, and code "0" covers
+dead connections, unsupported column types and wrong arguments alike. So there are three verdicts: fine,
+suspect (ask the database before the next use), doubtful (never use again: its answers could belong to
+somebody else's question).
 """
 
 from __future__ import annotations
@@ -26,7 +27,13 @@ class Verdict(IntEnum):
 _GOODBYES = frozenset(
     {
         *("57P01", "57P02", "57P03", "57P05", "25P03", "25P04"),  # PostgreSQL: shutdown, crash, timeouts
-        *("1053", "1927", "2006", "2013", "4031"),  # MySQL, MariaDB: shutdown, killed, gone away, idle too long
+        *(
+            "1053",
+            "1927",
+            "2006",
+            "2013",
+            "4031",
+        ),  # MySQL, MariaDB: shutdown, killed, gone away, idle too long
     }
 )
 _GONE = "The server terminated the connection"
@@ -55,12 +62,16 @@ def judge(provider: str, code: str, message: str) -> Verdict:
         return Verdict.FINE  # a file does not hang up
     if code == "0":
         if message.startswith(_LATE):
-            return Verdict.DOUBTFUL  # the statement goes on, and on MySQL its answer would come to the next question
+            return (
+                Verdict.DOUBTFUL
+            )  # the statement goes on, and on MySQL its answer would come to the next question
         if message.startswith(_GONE):
             return Verdict.DOUBTFUL
         return Verdict.FINE if message.startswith(_HARMLESS) else Verdict.SUSPECT
     if code == "26000" or (code == "0A000" and "cached plan" in message):
-        return Verdict.DOUBTFUL  # the core keeps the lost statement's handle for as long as the connection lives
+        return (
+            Verdict.DOUBTFUL
+        )  # the core keeps the lost statement's handle for as long as the connection lives
     if code in _GOODBYES or code.startswith("08"):
         return Verdict.SUSPECT  # a function may raise such a code of its own accord
     return Verdict.FINE
