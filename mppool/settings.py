@@ -62,7 +62,9 @@ def _seconds(name: str, value: object, *, zero: bool = False) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} must be a number of seconds, not {type(value).__name__}")
     if not (value > 0 or (zero and value == 0)):  # also refuses NaN
-        raise ValueError(f"{name} must be {'zero or more' if zero else 'more than zero'} seconds, not {value}")
+        raise ValueError(
+            f"{name} must be {'zero or more' if zero else 'more than zero'} seconds, not {value}"
+        )
     return float(value)
 
 
@@ -105,7 +107,9 @@ class Database:
         except ValueError as error:
             raise ValueError(f"invalid uri: {error}") from None
         if not host:
-            raise ValueError(f"invalid uri: {scheme} needs a host (use localhost with ?host=/folder for a socket)")
+            raise ValueError(
+                f"invalid uri: {scheme} needs a host (use localhost with ?host=/folder for a socket)"
+            )
         options = dict(part.split("=", 1) for part in parts.query.split("&") if "=" in part)
         host = unquote(options.get("host") or options.get("socket") or host)
         port = port or {"postgresql": 5432, "mysql": 3306}[scheme]
@@ -123,7 +127,9 @@ class Database:
         if question and not all("=" in part for part in options.split("&")):
             raise ValueError(f"invalid uri: {options!r} after the '?' must be name=value pairs")
         if path == ":memory:":
-            raise ValueError("invalid uri: a :memory: database is private to one connection; a pool needs a file")
+            raise ValueError(
+                "invalid uri: a :memory: database is private to one connection; a pool needs a file"
+            )
         path = os.path.abspath(path)  # one file whatever becomes of the working directory
         return cls(f"file:{path}{question}{options}", "sqlite", f"sqlite:{path}")
 

@@ -87,6 +87,8 @@ class Plan:
 class Books:
     """All accounts of one budget."""
 
+    STEP = 2  # permits that a giver must have more than the taker: with less, the two would only swap places
+
     def __init__(self, max_size: int) -> None:
         self.max_size = max_size
         self.accounts: dict[int, Account] = {}
@@ -208,7 +210,7 @@ class Books:
                 coming -= 1
             else:
                 most, giver = givers[0]
-                if -most < has + 2:
+                if -most < has + self.STEP:
                     if has == 0:
                         empty = [taker, *(each[2] for each in sorted(takers) if each[0] == 0)]
                         self._take_turns(empty, plan, now)

@@ -95,7 +95,9 @@ class PoolMachine:
         """A waiter gives up. False: it has been served or failed in the meantime."""
         return self.waiters.pop(waiter, self) is None
 
-    def give_back(self, slot: Slot, now: float, limit: int, *, fit: bool, tend: bool) -> Serve | Close | Tend | None:
+    def give_back(
+        self, slot: Slot, now: float, limit: int, *, fit: bool, tend: bool
+    ) -> Serve | Close | Tend | None:
         """A borrower is done. None: the connection lies idle.
 
         Args:

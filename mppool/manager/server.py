@@ -253,7 +253,9 @@ def main(folder: str) -> None:
     os.chdir("/")
     os.umask(0o077)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # signals to a group or service are for the members; we leave after them
+        signal.signal(
+            number, signal.SIG_IGN
+        )  # signals to a group or service are for the members; we leave after them
     listener = socket.socket(fileno=os.dup(_LISTENER))
     config_fd = int(sys.argv[3])
     with open(config_fd, "rb") as pipe:

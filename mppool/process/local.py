@@ -190,7 +190,9 @@ class LocalPool:
             raise self._timeout(waiter, waited)
         if waiter.error is not None:
             error = waiter.error
-            raise type(error)(*error.args) from error.__cause__  # each caller gets its own, with its own traceback
+            raise type(error)(
+                *error.args
+            ) from error.__cause__  # each caller gets its own, with its own traceback
         assert waiter.slot is not None
         return waiter.slot
 
@@ -260,7 +262,9 @@ class LocalPool:
             return
         now = monotonic()
         took = now - began
-        expires = now + self.settings.keep_alive * (1.0 - 0.05 * random.random())  # so that they do not all go at once
+        expires = now + self.settings.keep_alive * (
+            1.0 - 0.05 * random.random()
+        )  # so that they do not all go at once
         with self.lock:
             self.opened += 1
             self.cost = took if not self.cost else COST_MEMORY * self.cost + (1 - COST_MEMORY) * took
@@ -338,7 +342,9 @@ class LocalPool:
     def _close(self, slot: Slot) -> None:
         """Close a connection; its permit goes back when the server has had a moment to notice."""
         while not slot.link.close(CLOSE_PATIENCE):
-            logger.warning("pool %s: a call still runs on a connection to be closed; waiting for its end", self.name)
+            logger.warning(
+                "pool %s: a call still runs on a connection to be closed; waiting for its end", self.name
+            )
         slot.link = None
         time.sleep(LINGER[self.budget.database.provider])
         with self.lock:

@@ -15,7 +15,7 @@ from typing import Protocol
 
 from mppool.core.pool import Waiter
 from mppool.database import core
-from mppool.process.local import LocalPool, merged
+from mppool.process.local import LocalPool
 from mppool.settings import BudgetSettings, PoolSettings
 
 EXIT_TIMEOUT = 5.0  # seconds that the interpreter's exit may wait for connections to close

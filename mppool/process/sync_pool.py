@@ -15,6 +15,7 @@ from mppool.settings import wait_seconds
 
 logger = logging.getLogger("mppool.pool")
 
+
 class ThreadWaiter(Waiter):
     """A thread in line; it sleeps on a lock."""
 

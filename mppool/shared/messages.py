@@ -121,6 +121,8 @@ def peer(sock: socket.socket) -> tuple[int | None, int]:
         raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
         pid, uid, _ = struct.unpack("3i", raw)
         return pid, uid
-    credentials = sock.getsockopt(0, 1, 76)  # SOL_LOCAL, LOCAL_PEERCRED: struct xucred { u_int version; uid_t uid; … }
+    credentials = sock.getsockopt(
+        0, 1, 76
+    )  # SOL_LOCAL, LOCAL_PEERCRED: struct xucred { u_int version; uid_t uid; … }
     (pid,) = struct.unpack("i", sock.getsockopt(0, 2, 4))  # LOCAL_PEERPID
     return pid, struct.unpack_from("2I", credentials)[1]

@@ -23,7 +23,7 @@ def root() -> str:
     chosen = os.environ.get("MPPOOL_RUNTIME_DIR")
     if chosen:
         return os.path.abspath(chosen)
-    base = "/dev/shm" if os.path.isdir("/dev/shm") and os.access("/dev/shm", os.W_OK) else "/tmp"  # noqa: S108
+    base = "/dev/shm" if os.path.isdir("/dev/shm") and os.access("/dev/shm", os.W_OK) else "/tmp"
     return f"{base}/mppool-{os.getuid()}"
 
 

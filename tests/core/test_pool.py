@@ -1,0 +1,251 @@
+"""The local pool's machine, walked: callers come, wait, give up; connections open, fail, expire, are called back."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from mppool.core.pool import Close, PoolMachine, Serve, Slot, Tend, Waiter
+
+KEEP_ALIVE, MAX_IDLE = 100.0, 10.0
+
+
+class Walk(RuleBasedStateMachine):
+    machine_class: type[PoolMachine] = PoolMachine
+
+    @initialize(min_size=st.integers(0, 3), permits=st.integers(1, 8))
+    def begin(self, min_size: int, permits: int) -> None:
+        self.machine = self.machine_class(min_size, MAX_IDLE)
+        self.permits = self.limit = permits
+        self.now = 0.0
+        self.line: list[Waiter] = []  # in the order of their coming
+        self.lent: dict[Slot, Waiter | None] = {}
+        self.number = 0
+
+    def do(self, action: Serve | Close | Tend | None) -> None:
+        if isinstance(action, Serve):
+            assert self.line, "somebody was served who does not wait"
+            assert action.waiter is self.line.pop(0), "not the first in line"
+            assert action.waiter.slot is not None
+            self.lend(action.waiter.slot)
+        elif isinstance(action, Close):
+            assert action.slot in self.machine.closing
+        elif isinstance(action, Tend):
+            assert action.slot in self.machine.tending
+
+    def lend(self, slot: Slot) -> None:
+        assert slot not in self.lent, "lent twice"
+        assert slot.link is not None, "lent before it was open"
+        self.lent[slot] = None
+
+    @rule(passes=st.floats(0, 30))
+    def wait(self, passes: float) -> None:
+        self.now += passes
+
+    @rule()
+    def borrow(self) -> None:
+        slot = self.machine.borrow()
+        if slot is not None:
+            self.lend(slot)
+        elif not self.machine.stopped:
+            waiter = Waiter(self.now)
+            self.line.append(waiter)
+            self.machine.line_up(waiter)
+
+    @precondition(lambda self: self.line)
+    @rule(data=st.data())
+    def give_up(self, data: st.DataObject) -> None:
+        waiter = data.draw(st.sampled_from(self.line))
+        self.line.remove(waiter)
+        assert self.machine.step_out(waiter)
+        assert not self.machine.step_out(waiter)
+
+    @precondition(lambda self: self.lent)
+    @rule(data=st.data(), fit=st.booleans(), tend=st.booleans())
+    def give_back(self, data: st.DataObject, fit: bool, tend: bool) -> None:
+        slot = data.draw(st.sampled_from(list(self.lent)))
+        del self.lent[slot]
+        action = self.machine.give_back(slot, self.now, self.limit, fit=fit, tend=tend)
+        if not fit or self.now >= slot.expires:
+            assert isinstance(action, Close)
+        self.do(action)
+
+    @rule()
+    def open_what_is_wanted(self) -> None:
+        for _ in range(self.machine.to_open()):
+            if len(self.machine.slots) < self.permits:
+                self.machine.take()
+
+    @precondition(lambda self: self.machine.opening)
+    @rule(works=st.booleans())
+    def opened(self, works: bool) -> None:
+        slot = next(iter(self.machine.opening))
+        if works:
+            self.number += 1
+            self.do(self.machine.opened(slot, self.number, self.now, self.now + KEEP_ALIVE))
+        else:
+            self.machine.not_opened(slot)
+
+    @precondition(lambda self: self.machine.tending)
+    @rule(fit=st.booleans())
+    def tended(self, fit: bool) -> None:
+        self.do(self.machine.tended(next(iter(self.machine.tending)), self.now, self.limit, fit=fit))
+
+    @precondition(lambda self: self.machine.idle)
+    @rule()
+    def vet(self) -> None:
+        waiter = Waiter(self.now)
+        self.line.append(waiter)
+        self.machine.line_up(waiter)
+        self.do(self.machine.vet())
+
+    @precondition(lambda self: self.machine.closing)
+    @rule()
+    def closed(self) -> None:
+        self.machine.closed(next(iter(self.machine.closing)))
+
+    @rule(limit=st.integers(0, 8), aim=st.integers(0, 8), patience=st.sampled_from([0.0, 5.0]))
+    def surrender(self, limit: int, aim: int, patience: float) -> None:
+        limit = min(limit, self.permits)
+        target = min(aim, limit)
+        self.limit = limit
+        given = self.machine.surrender(self.now, target, limit, patience)
+        held = len(self.machine.slots) - len(self.machine.closing)
+        if self.machine.idle:
+            oldest = min(slot.idle_since for slot in self.machine.idle)
+            assert held <= target or (held <= limit and oldest + patience > self.now)
+        assert not given or held >= target, "more was given than was asked for"
+
+    @rule(most=st.integers(1, 4))
+    def expire(self, most: int) -> None:
+        before = len(self.machine.slots) - len(self.machine.closing)
+        expired = self.machine.expire(self.now, most)
+        assert len(expired) <= most
+        for slot in expired:
+            assert self.now >= slot.expires or self.now >= slot.idle_since + MAX_IDLE
+        young = [slot for slot in expired if self.now < slot.expires]
+        assert not young or before - len(expired) >= self.machine.min_size - (len(expired) - len(young))
+        due = self.machine.next_expiry()
+        if len(expired) < most and due is not None:
+            assert due > self.now, "something was due and was left"
+
+    @rule()
+    def stop(self) -> None:
+        for waiter in self.machine.fail_all(RuntimeError("stopped")):
+            assert waiter.error is not None
+            self.line.remove(waiter)
+        self.machine.stop()
+
+    @invariant()
+    def sound(self) -> None:
+        if not hasattr(self, "machine"):
+            return
+        machine = self.machine
+        parts = [set(machine.idle), machine.borrowed, machine.opening, machine.tending, machine.closing]
+        assert sum(map(len, parts)) == len(machine.slots), "a permit is nowhere, or in two places"
+        assert set().union(*parts) == machine.slots
+        assert machine.borrowed == set(self.lent)
+        assert len(machine.slots) <= self.permits
+        assert list(machine.waiters) == self.line, "somebody fell out of the line"
+        assert not (machine.idle and self.line), "a connection idles while a caller waits"
+        assert machine.demand == len(self.lent) + len(self.line)
+        if machine.stopped:
+            assert not machine.idle
+            assert machine.to_open() == 0
+        elif self.line:
+            assert machine.to_open() + len(machine.opening) + len(machine.tending) >= len(self.line)
+
+
+def walk(machine_class: type[PoolMachine], examples: int) -> None:
+    machine = type("Walk_" + machine_class.__name__, (Walk,), {"machine_class": machine_class})
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            max_examples=examples,
+            stateful_step_count=50,
+            deadline=None,
+            derandomize=True,
+            suppress_health_check=list(HealthCheck),
+            print_blob=False,
+            phases=list(Phase) if machine_class is PoolMachine else [Phase.generate],
+        ),
+    )
+
+
+def test_the_machine_keeps_its_promises() -> None:
+    walk(PoolMachine, 400)
+
+
+class LastComeFirstServed(PoolMachine):
+    def _offer(self, slot: Slot, now: float) -> Serve | None:
+        if len(self.waiters) > 1:
+            self.waiters.move_to_end(next(reversed(self.waiters)), last=False)
+        return super()._offer(slot, now)
+
+
+class IdlesWhileSomebodyWaits(PoolMachine):
+    def opened(self, slot: Slot, link: object, now: float, expires: float) -> Serve | Close | None:
+        waiters, self.waiters = self.waiters, type(self.waiters)()
+        try:
+            return super().opened(slot, link, now, expires)
+        finally:
+            self.waiters = waiters
+
+
+class LendsTheUnfit(PoolMachine):
+    def give_back(
+        self, slot: Slot, now: float, limit: int, *, fit: bool, tend: bool
+    ) -> Serve | Close | Tend | None:
+        return super().give_back(slot, now, limit, fit=True, tend=tend)
+
+
+class LosesPermits(PoolMachine):
+    def not_opened(self, slot: Slot) -> None:
+        self.opening.remove(slot)
+
+
+class CountsThoseWhoLeft(PoolMachine):
+    def step_out(self, waiter: Waiter) -> bool:
+        return waiter in self.waiters
+
+
+class ForgetsTheOld(PoolMachine):
+    def expire(self, now: float, most: int) -> list[Slot]:
+        return super().expire(now - 5.0, most)
+
+
+class KeepsWhatIsCalledBack(PoolMachine):
+    def surrender(self, now: float, target: int, limit: int, patience: float) -> list[Slot]:
+        return super().surrender(now, target + 1, limit + 1, patience)
+
+
+class NeverOpens(PoolMachine):
+    def to_open(self) -> int:
+        return max(0, super().to_open() - 1)
+
+
+@pytest.mark.parametrize(
+    "planted",
+    [
+        LastComeFirstServed,
+        IdlesWhileSomebodyWaits,
+        LendsTheUnfit,
+        LosesPermits,
+        CountsThoseWhoLeft,
+        ForgetsTheOld,
+        KeepsWhatIsCalledBack,
+        NeverOpens,
+    ],
+)
+def test_the_walk_finds_planted_bugs(planted: type[PoolMachine]) -> None:
+    with pytest.raises(AssertionError):
+        walk(planted, 1000)
