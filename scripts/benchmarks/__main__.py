@@ -108,11 +108,7 @@ def table(benchmark: Benchmark, results: Results, rounds: int) -> Table:
                 cells.append("[red]never")
             else:
                 numbers = [value for value in values if value is not None]
-                spread = (
-                    f" [bright_black]{shown(min(numbers))}–{shown(max(numbers))}[/]"
-                    if len(numbers) > 1
-                    else ""
-                )
+                spread = f" [bright_black]{shown(min(numbers))}–{shown(max(numbers))}[/]" if len(numbers) > 1 else ""
                 ratio = f" [cyan]({median / ours:.2f} ×)[/]" if peer != first and ours else ""
                 cells.append(f"{shown(median)}{ratio}{spread}")
         report.add_row(peer, *cells)
@@ -137,16 +133,10 @@ def machine() -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
-    parser.add_argument(
-        "names", nargs="*", metavar="NAME", help=f"which of {', '.join(NAMES)} (default: all)"
-    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"which of {', '.join(NAMES)} (default: all)")
     parser.add_argument("--list", action="store_true", help="what there is to measure")
-    parser.add_argument(
-        "--rounds", type=int, help="measurements of each peer (default: each benchmark's own)"
-    )
-    parser.add_argument(
-        "--peer", action="append", default=[], help="only peers whose name contains this; repeatable"
-    )
+    parser.add_argument("--rounds", type=int, help="measurements of each peer (default: each benchmark's own)")
+    parser.add_argument("--peer", action="append", default=[], help="only peers whose name contains this; repeatable")
     parser.add_argument("--json", metavar="FILE", help="write every sample")
     parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()

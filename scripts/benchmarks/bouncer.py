@@ -46,9 +46,7 @@ def bouncer(uri: str, size: int, folder: str) -> Iterator[str]:
     file = os.path.join(folder, "bouncer.ini")
     with open(file, "w") as out:
         user, port = parts.username or "postgres", parts.port or 5432
-        out.write(
-            CONFIGURATION.format(host=parts.hostname, port=port, user=user, own=own, size=size, folder=folder)
-        )
+        out.write(CONFIGURATION.format(host=parts.hostname, port=port, user=user, own=own, size=size, folder=folder))
     command = [program, "-q", file]
     if os.getuid() == 0:  # it refuses to be root
         os.chmod(folder, 0o777)

@@ -31,9 +31,7 @@ def mppool(uri: str, size: int, warm: int) -> Iterator[Face]:
 def pysqlx_engine(uri: str, size: int, warm: int) -> Iterator[Face]:
     from pysqlx_engine import PySQLXEnginePoolSync
 
-    pool = PySQLXEnginePoolSync(
-        uri=uri, min_size=max(warm, 1), max_size=size, conn_timeout=60, check_interval=0.5
-    )
+    pool = PySQLXEnginePoolSync(uri=uri, min_size=max(warm, 1), max_size=size, conn_timeout=60, check_interval=0.5)
     pool.start()
     yield pool.connection, lambda connection, sql: connection.query_first(sql)
     pool.stop()
@@ -48,9 +46,7 @@ def _pysqlx_sizes(size: int, warm: int) -> tuple[int, int]:
 def psycopg_pool(uri: str, size: int, warm: int) -> Iterator[Face]:
     from psycopg_pool import ConnectionPool
 
-    with ConnectionPool(
-        uri, min_size=warm, max_size=size, timeout=60, open=False, kwargs={"autocommit": True}
-    ) as pool:
+    with ConnectionPool(uri, min_size=warm, max_size=size, timeout=60, open=False, kwargs={"autocommit": True}) as pool:
         pool.wait(30)
         yield pool.connection, lambda connection, sql: connection.execute(sql).fetchone()
 
@@ -65,9 +61,7 @@ def sqlalchemy(uri: str, size: int, warm: int) -> Iterator[Face]:
         cursor.execute(sql)
         return cursor.fetchone()
 
-    pool = QueuePool(
-        lambda: psycopg.connect(uri, autocommit=True), pool_size=size, max_overflow=0, timeout=60
-    )
+    pool = QueuePool(lambda: psycopg.connect(uri, autocommit=True), pool_size=size, max_overflow=0, timeout=60)
     yield (lambda: closing(pool.connect())), ask
     pool.dispose()
 
@@ -106,9 +100,7 @@ async def mppool_async(uri: str, size: int, warm: int) -> AsyncIterator[Face]:
 async def pysqlx_engine_async(uri: str, size: int, warm: int) -> AsyncIterator[Face]:
     from pysqlx_engine import PySQLXEnginePool
 
-    pool = PySQLXEnginePool(
-        uri=uri, min_size=max(warm, 1), max_size=size, conn_timeout=60, check_interval=0.5
-    )
+    pool = PySQLXEnginePool(uri=uri, min_size=max(warm, 1), max_size=size, conn_timeout=60, check_interval=0.5)
     await pool.start()
     yield pool.connection, lambda connection, sql: connection.query_first(sql)
     await pool.stop()

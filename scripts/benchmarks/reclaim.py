@@ -83,11 +83,7 @@ def _semaphore(setting: Setting) -> Sample:
     os.kill(nursery.bear(), signal.SIGKILL)
     came_back = permits.acquire(timeout=3)
     nursery.close()
-    return (
-        {"p50": 3000.0, "p99": 3000.0, "worst": 3000.0}
-        if came_back
-        else dict.fromkeys(("p50", "p99", "worst"))
-    )
+    return {"p50": 3000.0, "p99": 3000.0, "worst": 3000.0} if came_back else dict.fromkeys(("p50", "p99", "worst"))
 
 
 BENCHMARK = Benchmark(

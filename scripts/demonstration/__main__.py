@@ -29,18 +29,12 @@ SAMPLE_EVERY = 0.004  # seconds
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/demo", description=__doc__)
     parser.add_argument("--uri", help="the database (default: a SQLite file of its own)")
-    parser.add_argument(
-        "--workers", type=int, default=4, help="processes, half sync and half async (default: 4)"
-    )
+    parser.add_argument("--workers", type=int, default=4, help="processes, half sync and half async (default: 4)")
     parser.add_argument("--jobs", type=int, default=1000, help="over all processes (default: 1000)")
     parser.add_argument("--max-size", type=int, default=30, help="the budget, in connections (default: 30)")
     parser.add_argument("--seed", type=int, default=1, help="decides how long each job holds its connection")
-    parser.add_argument(
-        "--hold", type=float, nargs=2, default=(0.1, 0.5), metavar=("LEAST", "MOST"), help="seconds"
-    )
-    parser.add_argument(
-        "--picture", default="demo-{pid}.svg", help="where the picture goes (default: %(default)s)"
-    )
+    parser.add_argument("--hold", type=float, nargs=2, default=(0.1, 0.5), metavar=("LEAST", "MOST"), help="seconds")
+    parser.add_argument("--picture", default="demo-{pid}.svg", help="where the picture goes (default: %(default)s)")
     parser.add_argument("--no-live", action="store_true", help="a line each second instead of bars")
     options = parser.parse_args()
     for name in ("workers", "jobs", "max_size"):
@@ -149,9 +143,7 @@ def main() -> int:
     verdict.print(console, provider)
     path = os.path.abspath(options.picture.format(pid=os.getpid()))
     plan = verdict.plan
-    title = (
-        f"{plan.jobs} jobs, {len(plan.holds)} processes, never more than {verdict.timeline.peak} connections"
-    )
+    title = f"{plan.jobs} jobs, {len(plan.holds)} processes, never more than {verdict.timeline.peak} connections"
     ratio = verdict.wall / plan.floor
     subtitle = f"{provider} · {verdict.wall:.2f} s, {ratio:.3f} × the floor · seed {options.seed}"
     with open(path, "w", encoding="utf-8") as file:

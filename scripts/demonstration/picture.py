@@ -101,9 +101,9 @@ def draw(timeline: Timeline, plan: Plan, title: str, subtitle: str) -> str:
         *_bands(samples, len(timeline.pids), x, y),
         *_names(samples, plan, y, right),
         _line("budget", LEFT, y(plan.max_size), right, y(plan.max_size)),
-        _text(right, y(plan.max_size) - 7, f"budget {plan.max_size}", "budget-text", "end"),
+        _text(LEFT + 4, y(plan.max_size) - 6, f"budget {plan.max_size}", "budget-text"),
         _line("axis", LEFT, bottom, right, bottom),
-        _text(LEFT, TOP - 4, "connections: solid in use, pale idle or opening"),
+        _text(LEFT, TOP - 9, "connections: solid in use, pale idle or opening"),
         *_grid(y_waiting, nice_step(most_waiting, 2), most_waiting, right),
     ]
     if samples:
@@ -149,9 +149,7 @@ def _bands(
 
     out = []
     for worker in range(workers if samples else 0):
-        base, used, held = (
-            level(worker, part) for part in (lambda c: 0, lambda c: c.in_use, lambda c: c.held)
-        )
+        base, used, held = (level(worker, part) for part in (lambda c: 0, lambda c: c.in_use, lambda c: c.held))
         out.append(f'<path fill="{colour(worker)}" d="{band(samples, base, used, x, y)}"/>')
         out.append(f'<path class="pale" fill="{colour(worker)}" d="{band(samples, used, held, x, y)}"/>')
     return out
@@ -170,9 +168,7 @@ def _names(samples: Sequence[Sample], plan: Plan, y: Callable[[float], float], r
         # in proportion to the bands, but never nearer than the text is high
         at = min(y((below + mean / 2) * plan.max_size / total) + 4, lowest)
         below, lowest = below + mean, at - line
-        out.append(
-            f'<rect x="{right + 8}" y="{at - 11:.1f}" width="11" height="11" rx="2" fill="{colour(worker)}"/>'
-        )
+        out.append(f'<rect x="{right + 8}" y="{at - 11:.1f}" width="11" height="11" rx="2" fill="{colour(worker)}"/>')
         out.append(_text(right + 25, at - 1, f"process {worker + 1} ({plan.kind(worker)})", "strong"))
         if line == 30:
             out.append(_text(right + 25, at + 13, f"{mean:.1f} on average"))

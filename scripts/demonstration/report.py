@@ -90,9 +90,7 @@ class Verdict:
         )
         table.add_row("budget", f"{plan.max_size} connections")
         samples = len(self.timeline.samples)
-        table.add_row(
-            "most ever open, by the ledger", f"[{colour}]{self.timeline.peak}[/] in {samples} samples"
-        )
+        table.add_row("most ever open, by the ledger", f"[{colour}]{self.timeline.peak}[/] in {samples} samples")
         if self.server:
             count = f"[{colour}]{self.server.peak}[/] in {self.server.samples} samples"
             table.add_row("… and by the server itself", self.server.trouble or count)

@@ -1,8 +1,8 @@
 """The database's own count of this run's connections, taken by a process that knows nothing of mppool.
 
-`python -m scripts.demonstration.server_count URI NAME` prints one line a sample, "monotonic-seconds count",
-until its standard input closes. PostgreSQL's connections are known by their application name; MariaDB and
-MySQL have no such thing, so there those that were open before the run are left out.
+`python -m scripts.demonstration.server_count URI NAME` says "counting", counts until a line comes in, and then says
+"peak samples". PostgreSQL's connections are known by their application name; MariaDB and MySQL have no such thing,
+so there those that were open before the run are left out.
 """
 
 from __future__ import annotations
@@ -11,16 +11,14 @@ import asyncio
 import subprocess
 import sys
 import threading
-import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
 INTERVAL = 0.005
 QUERIES = {
     "postgresql": (
-        "SELECT pid AS id FROM pg_stat_activity "
-        "WHERE backend_type = 'client backend' AND application_name = '{name}'"
+        "SELECT pid AS id FROM pg_stat_activity WHERE backend_type = 'client backend' AND application_name = '{name}'"
     ),
     "mysql": (
         "SELECT id FROM information_schema.processlist WHERE db = database() AND id <> connection_id() "
@@ -38,39 +36,33 @@ def labelled(uri: str, name: str) -> str:
 
 @dataclass
 class ServerCount:
-    """Runs the counting process; `peak` and `samples` are what it has told so far."""
+    """The counting process, and in the end what it counted: `peak` connections at once, in so many `samples`."""
 
     uri: str
     name: str
     peak: int = 0
     samples: int = 0
     trouble: str = ""
-    _lines: list[threading.Thread] = field(default_factory=list)
 
     def start(self) -> ServerCount:
-        """Raises: nothing; a count that cannot be had is told in `trouble`."""
+        """Begin, and return when it counts; what keeps it from counting is told in `trouble` by `stop`."""
         self.process = subprocess.Popen(
             [sys.executable, "-m", "scripts.demonstration.server_count", self.uri, self.name],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
             start_new_session=True,
         )  # fmt: skip
-        reader = threading.Thread(target=self._read, name="server-count", daemon=True)
-        reader.start()
-        self._lines.append(reader)
+        assert self.process.stdout is not None
+        self.process.stdout.readline()
         return self
 
-    def _read(self) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self.samples += 1
-            self.peak = max(self.peak, int(line.split()[1]))
-
     def stop(self) -> None:
-        _, errors = self.process.communicate()
-        self._lines[0].join()
+        # a word and not only the end of the pipe, whose other end forked workers may hold too
+        told, errors = self.process.communicate("stop\n")
         if self.process.returncode:
             self.trouble = errors.strip().rpartition("\n")[2] or f"exit code {self.process.returncode}"
-        elif not self.peak:
+            return
+        self.peak, self.samples = map(int, told.split()[-2:])
+        if not self.peak:
             self.trouble = "it never saw one of them, so its count is worth nothing"
 
 
@@ -108,14 +100,17 @@ def plain_connection(uri: str) -> Any:
 
 def main() -> None:
     uri, name = sys.argv[1:]
-    closed = threading.Event()
-    threading.Thread(target=lambda: (sys.stdin.read(), closed.set()), daemon=True).start()
+    stop = threading.Event()
+    threading.Thread(target=lambda: (sys.stdin.readline(), stop.set()), daemon=True).start()
     provider = urlsplit(uri).scheme
     query = QUERIES[provider].format(name=name.replace("'", "''"))
     ask = plain_connection(uri)
     before = {*ask(query)} if provider == "mysql" else set()
-    while not closed.wait(INTERVAL):
-        print(f"{time.monotonic():.4f} {len({*ask(query)} - before)}", flush=True)
+    print("counting", flush=True)
+    peak = samples = 0
+    while not stop.wait(INTERVAL):
+        peak, samples = max(peak, len({*ask(query)} - before)), samples + 1
+    print(peak, samples, flush=True)
 
 
 if __name__ == "__main__":

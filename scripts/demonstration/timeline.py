@@ -44,8 +44,7 @@ class Timeline:
         """Add a snapshot (`mppool.stats.BudgetStats`)."""
         members = {member.pid: member for member in stats.members}
         counts = tuple(
-            Counts(m.in_use, m.idle, m.opening, m.waiting) if (m := members.get(pid)) else Counts()
-            for pid in self.pids
+            Counts(m.in_use, m.idle, m.opening, m.waiting) if (m := members.get(pid)) else Counts() for pid in self.pids
         )
         sample = Sample((time.monotonic() if now is None else now) - self.start, counts)
         self.peak = max(self.peak, stats.open)

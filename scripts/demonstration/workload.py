@@ -44,9 +44,7 @@ class Plan:
     def floor(self) -> float:
         """Seconds that nobody can beat with `max_size` connections, at most 50 of them in each process."""
         usable = min(self.max_size, AT_ONCE * len(self.holds))
-        return max(
-            sum(map(sum, self.holds)) / usable, max((max(h, default=0.0) for h in self.holds), default=0.0)
-        )
+        return max(sum(map(sum, self.holds)) / usable, max((max(h, default=0.0) for h in self.holds), default=0.0))
 
     def kind(self, worker: int) -> str:
         """ "sync" or "async": half of the workers each, and the first one is sync."""
