@@ -109,7 +109,7 @@ def table(benchmark: Benchmark, results: Results, rounds: int) -> Table:
             else:
                 numbers = [value for value in values if value is not None]
                 spread = f" [bright_black]{shown(min(numbers))}–{shown(max(numbers))}[/]" if len(numbers) > 1 else ""
-                ratio = f" [cyan]({median / ours:.2f} ×)[/]" if peer != first and ours else ""
+                ratio = f" [cyan]({median / ours:.2f} ×)[/]" if benchmark.compare and peer != first and ours else ""
                 cells.append(f"{shown(median)}{ratio}{spread}")
         report.add_row(peer, *cells)
     return report

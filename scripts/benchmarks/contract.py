@@ -53,6 +53,7 @@ class Benchmark:
         rounds: how often each is measured, unless the caller says otherwise.
         timeout: seconds for one measurement.
         more_is_better: metrics where a greater value is better.
+        compare: whether "times the first" says something.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Benchmark:
     rounds: int = 5
     timeout: float = 60.0
     more_is_better: frozenset[str] = frozenset()
+    compare: bool = True
 
 
 @dataclass

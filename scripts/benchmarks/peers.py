@@ -31,7 +31,8 @@ def mppool(uri: str, size: int, warm: int) -> Iterator[Face]:
 def pysqlx_engine(uri: str, size: int, warm: int) -> Iterator[Face]:
     from pysqlx_engine import PySQLXEnginePoolSync
 
-    pool = PySQLXEnginePoolSync(uri=uri, min_size=max(warm, 1), max_size=size, conn_timeout=60, check_interval=0.5)
+    least, most = _pysqlx_sizes(size, warm)
+    pool = PySQLXEnginePoolSync(uri=uri, min_size=least, max_size=most, conn_timeout=60, check_interval=0.5)
     pool.start()
     yield pool.connection, lambda connection, sql: connection.query_first(sql)
     pool.stop()
@@ -100,7 +101,8 @@ async def mppool_async(uri: str, size: int, warm: int) -> AsyncIterator[Face]:
 async def pysqlx_engine_async(uri: str, size: int, warm: int) -> AsyncIterator[Face]:
     from pysqlx_engine import PySQLXEnginePool
 
-    pool = PySQLXEnginePool(uri=uri, min_size=max(warm, 1), max_size=size, conn_timeout=60, check_interval=0.5)
+    least, most = _pysqlx_sizes(size, warm)
+    pool = PySQLXEnginePool(uri=uri, min_size=least, max_size=most, conn_timeout=60, check_interval=0.5)
     await pool.start()
     yield pool.connection, lambda connection, sql: connection.query_first(sql)
     await pool.stop()
