@@ -74,9 +74,7 @@ def describe(rest: dict[str, list[str]]) -> str:
     return "\n".join(f"  {kind:<{width}}  {text}" for kind, texts in rest.items() for text in texts)
 
 
-def take(
-    folder: str, connections: dict[Any, str] | None = None, older: frozenset[int] = frozenset()
-) -> Sheet:
+def take(folder: str, connections: dict[Any, str] | None = None, older: frozenset[int] = frozenset()) -> Sheet:
     """Look at the world.
 
     Args:
@@ -94,9 +92,7 @@ def take(
         },
         fds=_fds(),
         files={
-            os.path.join(root, name): os.path.join(root, name)
-            for root, _, names in os.walk(folder)
-            for name in names
+            os.path.join(root, name): os.path.join(root, name) for root, _, names in os.walk(folder) for name in names
         },
         connections=connections or {},
         runtime_threads=_runtime_threads(),
@@ -115,10 +111,7 @@ def _fds() -> dict[Any, str]:
 
 
 def _runtime_threads() -> int:
-    return sum(
-        _read(f"/proc/self/task/{task}/comm").startswith(RUNTIME_THREAD)
-        for task in _listdir("/proc/self/task")
-    )
+    return sum(_read(f"/proc/self/task/{task}/comm").startswith(RUNTIME_THREAD) for task in _listdir("/proc/self/task"))
 
 
 def _processes(folder: str, older: frozenset[int]) -> dict[Any, str]:

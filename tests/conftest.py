@@ -34,9 +34,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line(
-        "markers", "leaves(reason): what this test leaves behind is meant to be; no balance sheet"
-    )
+    config.addinivalue_line("markers", "leaves(reason): what this test leaves behind is meant to be; no balance sheet")
     # Forking a process with threads is what this package is for.
     config.addinivalue_line("filterwarnings", "ignore:This process .* is multi-threaded:DeprecationWarning")
     if not hasattr(config, "workerinput") and SHARED not in os.environ:
@@ -63,9 +61,7 @@ def runtime_folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Where this test's budgets keep their sockets and books: private, and short enough for a socket."""
     folder = tempfile.mkdtemp(prefix="mpp-", dir="/tmp")
     monkeypatch.setenv("MPPOOL_RUNTIME_DIR", folder)
-    holder = os.open(
-        folder, os.O_RDONLY
-    )  # what is forked from here holds it too, and so can be told from others
+    holder = os.open(folder, os.O_RDONLY)  # what is forked from here holds it too, and so can be told from others
     yield folder
     os.close(holder)
     shutil.rmtree(folder, ignore_errors=True)
@@ -210,9 +206,7 @@ def limited_role(
         server.run(f"CREATE ROLE {name} LOGIN PASSWORD 'secret' CONNECTION LIMIT {limit}")
         made.append(name)
         uri = server.uri_of(database, name, "secret")
-        return servers.LimitedRole(
-            name, uri, servers.Judge(server, database, name), servers.server_log(server)
-        )
+        return servers.LimitedRole(name, uri, servers.Judge(server, database, name), servers.server_log(server))
 
     yield make
     for name in made:

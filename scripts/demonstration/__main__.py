@@ -15,7 +15,7 @@ from typing import Any
 
 from rich.console import Console
 
-from mppool import PoolManager, PySQLXEnginePool, PySQLXEnginePoolSync
+from mppool import PoolManager, PySQLXEnginePool, PySQLXEnginePoolSync, errors
 from scripts.demonstration.display import Display
 from scripts.demonstration.picture import draw
 from scripts.demonstration.report import Verdict
@@ -140,7 +140,12 @@ def main() -> int:
         except KeyboardInterrupt:
             console.print("interrupted")
             return 130
+        except (ValueError, TypeError, errors.PoolError) as error:
+            console.print(f"[red]{type(error).__name__}: {error}", highlight=False, soft_wrap=True)
+            return 2
     verdict.print(console, provider)
+    if not verdict.borrows:
+        return verdict.exit_code
     path = os.path.abspath(options.picture.format(pid=os.getpid()))
     plan = verdict.plan
     title = f"{plan.jobs} jobs, {len(plan.holds)} processes, never more than {verdict.timeline.peak} connections"

@@ -45,8 +45,12 @@ class Verdict:
         return max(peaks) <= self.plan.max_size
 
     @property
+    def borrows(self) -> int:
+        return sum(len(report.waits) for report in self.reports)
+
+    @property
     def complete(self) -> bool:
-        return sum(len(report.waits) for report in self.reports) == self.plan.jobs
+        return self.borrows == self.plan.jobs
 
     @property
     def exit_code(self) -> int:
@@ -82,7 +86,7 @@ class Verdict:
         table.add_row("database", database)
         table.add_row(
             "jobs done",
-            f"{sum(len(r.waits) for r in self.reports)} of {plan.jobs}, {len(self.errors)} errors",
+            f"{self.borrows} of {plan.jobs}, {len(self.errors)} errors",
         )
         table.add_row(
             "wall time",
