@@ -95,9 +95,7 @@ class PoolMachine:
         """A waiter gives up. False: it has been served or failed in the meantime."""
         return self.waiters.pop(waiter, self) is None
 
-    def give_back(
-        self, slot: Slot, now: float, limit: int, *, fit: bool, tend: bool
-    ) -> Serve | Close | Tend | None:
+    def give_back(self, slot: Slot, now: float, limit: int, *, fit: bool, tend: bool) -> Serve | Close | Tend | None:
         """A borrower is done. None: the connection lies idle.
 
         Args:
@@ -125,8 +123,8 @@ class PoolMachine:
         return None
 
     def vet(self) -> Tend | None:
-        """Have an idle connection checked before it goes to whoever is first in line then."""
-        if not self.idle:
+        """Have an idle connection checked before it goes to whoever is first in line then; call until None."""
+        if not self.idle or len(self.tending) >= len(self.waiters):
             return None
         slot = self.idle.pop()
         self.tending.add(slot)
@@ -177,7 +175,7 @@ class PoolMachine:
         """Connections to open if permits can be had: for callers in line, else up to ``min_size``."""
         if self.stopped:
             return 0
-        coming = len(self.opening) + len(self.tending)
+        coming = len(self.opening) + len(self.tending) + len(self.idle)  # idle ones have to be checked first
         if self.waiters:
             return max(0, len(self.waiters) - coming)
         return max(0, self.min_size - (len(self.slots) - len(self.closing)))
@@ -213,14 +211,13 @@ class PoolMachine:
         self.closing.add(slot)
         return slot
 
-    def next_expiry(self) -> float | None:
-        """When `expire` will next find something, if nothing else happens."""
-        if not self.idle:
-            return None
-        first = min(slot.expires for slot in self.idle)
+    def next_expiry(self, now: float) -> float | None:
+        """Before when `expire` will find nothing more, whatever callers do until then; None: there is nothing open."""
+        times = [slot.expires for slot in self.idle]
+        times += [slot.expires for slot in self.borrowed if slot.expires > now]  # else it is seen to at its return
         if len(self.slots) - len(self.closing) > self.min_size:
-            first = min(first, self.idle[0].idle_since + self.max_idle)
-        return first
+            times.append((self.idle[0].idle_since if self.idle else now) + self.max_idle)
+        return min(times, default=None)
 
     def fail_all(self, error: BaseException) -> list[Waiter]:
         """Everyone in line gets this error; wake them."""

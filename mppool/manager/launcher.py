@@ -76,9 +76,7 @@ def _launch(config: dict[str, Any]) -> socket.socket:
     if os.path.lexists(socket_path):
         os.unlink(socket_path)  # of a manager that was killed
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    log = os.open(
-        os.path.join(folder, paths.LOG), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600
-    )
+    log = os.open(os.path.join(folder, paths.LOG), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
     reader, writer = os.pipe()
     try:
         listener.bind(socket_path)
@@ -93,9 +91,7 @@ def _launch(config: dict[str, Any]) -> socket.socket:
             pass_fds=(reader,),
             start_new_session=True,
         )
-        os.write(
-            writer, json.dumps(config).encode()
-        )  # the uri goes by a pipe: arguments can be read by everybody
+        os.write(writer, json.dumps(config).encode())  # the uri goes by a pipe: arguments can be read by everybody
     finally:
         listener.close()
         for fd in (log, reader, writer):

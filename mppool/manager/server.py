@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 FIRST_MEMBER = 10.0  # seconds a new manager waits for whoever launched it to come in
 LOOK = 0.2  # seconds between looks at processes of whose end the kernel cannot tell us
+SOON = 0.05  # seconds until the next try to leave
 _LISTENER = 0  # the listening socket is our standard input
 
 
@@ -225,24 +226,28 @@ class Manager:
 
     def _leave(self) -> bool:
         """Clear the place and go, unless somebody came or is just being launched."""
-        lock = os.open(os.path.join(os.path.dirname(self._folder), paths.LOCK), os.O_RDWR | os.O_CREAT, 0o600)
+        lock_path = os.path.join(os.path.dirname(self._folder), paths.LOCK)
+        lock = os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            waiting = selectors.DefaultSelector()
-            waiting.register(self._listener, selectors.EVENT_READ)
-            knock = waiting.select(0)
-            waiting.close()
-            if knock or self._guests:
-                self._leave_at = time.monotonic() + self._config["linger"] + 0.05
+            if self._guests or self._knocked() or not os.fstat(lock).st_nlink:
+                self._leave_at = time.monotonic() + SOON
                 return False
             paths.remove_folder(self._folder)
             self._listener.close()
+            if os.listdir(os.path.dirname(lock_path)) == [paths.LOCK]:
+                os.unlink(lock_path)  # whoever waits for it sees that it is gone, and makes a new one
             return True
         except BlockingIOError:  # a launch is under way, perhaps of this very budget
-            self._leave_at = time.monotonic() + 0.05
+            self._leave_at = time.monotonic() + SOON
             return False
         finally:
             os.close(lock)
+
+    def _knocked(self) -> bool:
+        with selectors.DefaultSelector() as door:
+            door.register(self._listener, selectors.EVENT_READ)
+            return bool(door.select(0))
 
 
 def main(folder: str) -> None:
@@ -253,9 +258,7 @@ def main(folder: str) -> None:
     os.chdir("/")
     os.umask(0o077)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(
-            number, signal.SIG_IGN
-        )  # signals to a group or service are for the members; we leave after them
+        signal.signal(number, signal.SIG_IGN)  # signals to a group or service are for the members; we leave after them
     listener = socket.socket(fileno=os.dup(_LISTENER))
     config_fd = int(sys.argv[3])
     with open(config_fd, "rb") as pipe:

@@ -152,9 +152,7 @@ class Agent:
         if member is None or self.done:
             return None
         cells, rows = member.cells, (member.ledger.row(index) for index in range(L.ROWS))
-        return {
-            cells[at + L.PID]: cells[at + L.HELD] for at in rows if at != member.at and cells[at + L.HELD]
-        }
+        return {cells[at + L.PID]: cells[at + L.HELD] for at in rows if at != member.at and cells[at + L.HELD]}
 
     def abandon(self) -> None:
         """In a forked child: close our copies of the parent's descriptors."""
@@ -250,9 +248,7 @@ class Agent:
             room = len(machine.slots) < cells[at + L.TARGET] or cells[at + L.TARGET] == cells[at + L.CREDIT]
             may = now >= self._retry_at and len(machine.opening) < OPEN_AT_ONCE
             self.listening = listening = wants > 0 and room and may
-            ring = (
-                wants > 0 and machine.demand > cells[at + L.KNOWN] and machine.demand > cells[at + L.CREDIT]
-            )
+            ring = wants > 0 and machine.demand > cells[at + L.KNOWN] and machine.demand > cells[at + L.CREDIT]
             ring = ring or self._offer(now)
             warm = self._starting if not machine.opening and not (wants and not may) else []
             if warm:
@@ -301,7 +297,7 @@ class Agent:
         pool, machine = self._pool, self._pool.machine
         cells, at = self._member.cells, self._member.at
         times: list[float] = []
-        expiry = machine.next_expiry()
+        expiry = machine.next_expiry(now)
         if expiry is not None:
             times.append(max(expiry, self._upkeep_at))
         if wants and now < self._retry_at:

@@ -180,9 +180,7 @@ class Handle:
         self._local = None
 
 
-def _unpickled(
-    cls: type[Handle], budget: BudgetSettings, name: str, settings: PoolSettings, state: str
-) -> Handle:
+def _unpickled(cls: type[Handle], budget: BudgetSettings, name: str, settings: PoolSettings, state: str) -> Handle:
     handle = cls.__new__(cls)
     handle._set(budget, name, settings, state)
     return handle

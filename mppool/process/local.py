@@ -172,9 +172,7 @@ class LocalPool:
             tend = machine.vet() if self._vetting else None
             self._publish_line()
             # A listening agent acts by itself when a permit comes; and what the manager knows need not be told.
-            wake = machine.to_open() > 0 and (
-                not self.agent.listening or machine.demand > self.cells[self._known]
-            )
+            wake = machine.to_open() > 0 and (not self.agent.listening or machine.demand > self.cells[self._known])
         if tend is not None:
             self._act(tend)
         if wake:
@@ -190,9 +188,7 @@ class LocalPool:
             raise self._timeout(waiter, waited)
         if waiter.error is not None:
             error = waiter.error
-            raise type(error)(
-                *error.args
-            ) from error.__cause__  # each caller gets its own, with its own traceback
+            raise type(error)(*error.args) from error.__cause__  # each caller gets its own, with its own traceback
         assert waiter.slot is not None
         return waiter.slot
 
@@ -206,8 +202,15 @@ class LocalPool:
 
     def forsake(self, waiter: Waiter) -> None:
         """A waiter was interrupted or cancelled: what it got in the same instant goes to the next."""
-        if not self.step_out(waiter) and waiter.slot is not None:
-            self.give_back(waiter.slot)
+        if not self.step_out(waiter):
+            self._pass_on(waiter)
+
+    def _pass_on(self, waiter: Waiter) -> None:
+        """A waiter was served and does not want it any more. It may be told so twice; it has one slot to pass on."""
+        with self.lock:
+            slot, waiter.slot = waiter.slot, None
+        if slot is not None:
+            self.give_back(slot)
 
     def give_back(self, slot: Slot) -> None:
         """A borrower is done with a connection."""
@@ -232,10 +235,8 @@ class LocalPool:
 
     def _act(self, action: Serve | Close | Tend) -> None:
         if isinstance(action, Serve):
-            waiter = action.waiter
-            if not waiter.wake():  # its event loop is closed: nobody is there to take the connection
-                assert waiter.slot is not None
-                self.give_back(waiter.slot)
+            if not action.waiter.wake():  # its event loop is closed: nobody is there to take the connection
+                self._pass_on(action.waiter)
         elif isinstance(action, Close):
             self.close(action.slot)
         else:
@@ -262,9 +263,7 @@ class LocalPool:
             return
         now = monotonic()
         took = now - began
-        expires = now + self.settings.keep_alive * (
-            1.0 - 0.05 * random.random()
-        )  # so that they do not all go at once
+        expires = now + self.settings.keep_alive * (1.0 - 0.05 * random.random())  # so that they do not all go at once
         with self.lock:
             self.opened += 1
             self.cost = took if not self.cost else COST_MEMORY * self.cost + (1 - COST_MEMORY) * took
@@ -332,8 +331,11 @@ class LocalPool:
         fit = fit and not link.doubtful and not link.in_transaction
         with self.lock:
             action = self.machine.tended(slot, monotonic(), self.cells[self._limit], fit=fit)
+            another = self.machine.vet() if self._vetting and not fit else None
             self.publish()
             hungry = self.cells[L.H_HUNGRY]
+        if another is not None:
+            self._act(another)
         if action is not None:
             self._act(action)
         elif hungry:
@@ -342,9 +344,7 @@ class LocalPool:
     def _close(self, slot: Slot) -> None:
         """Close a connection; its permit goes back when the server has had a moment to notice."""
         while not slot.link.close(CLOSE_PATIENCE):
-            logger.warning(
-                "pool %s: a call still runs on a connection to be closed; waiting for its end", self.name
-            )
+            logger.warning("pool %s: a call still runs on a connection to be closed; waiting for its end", self.name)
         slot.link = None
         time.sleep(LINGER[self.budget.database.provider])
         with self.lock:

@@ -58,9 +58,7 @@ class PoolManager:
         """
         sock = launcher.connect(check_name(name))
         if sock is None:
-            raise errors.ManagerUnavailableError(
-                f"no budget {name!r} is running for user {os.getuid()} on this host"
-            )
+            raise errors.ManagerUnavailableError(f"no budget {name!r} is running for user {os.getuid()} on this host")
         try:
             answer, channel = launcher.ask(sock, {"do": "describe"}, name)
         except ConnectionResetError as error:
@@ -182,15 +180,7 @@ class PoolManager:
         )
 
     def __repr__(self) -> str:
-        state = (
-            "stopped"
-            if self._stopped
-            else "started"
-            if self._owner
-            else "attached"
-            if self._channel
-            else "new"
-        )
+        state = "stopped" if self._stopped else "started" if self._owner else "attached" if self._channel else "new"
         return f"<PoolManager {self._name!r} {self._budget.database.key} max_size={self.max_size}: {state}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -203,9 +193,7 @@ class PoolManager:
             if self._ledger is None:
                 sock = launcher.connect(self._name)
                 if sock is None:
-                    raise errors.ManagerUnavailableError(
-                        f"budget {self._name!r} is not running: call start()"
-                    )
+                    raise errors.ManagerUnavailableError(f"budget {self._name!r} is not running: call start()")
                 self._adopt(launcher.ask(sock, {"do": "describe"}, self._name)[1])
             assert self._ledger is not None
             return self._ledger

@@ -36,9 +36,7 @@ def watch_forks(forkable: Forkable) -> None:
     _forkables.add(forkable)
 
 
-def join(
-    budget: BudgetSettings, name: str, settings: PoolSettings, starting: Waiter | None = None
-) -> LocalPool:
+def join(budget: BudgetSettings, name: str, settings: PoolSettings, starting: Waiter | None = None) -> LocalPool:
     """This process's pool at a budget, made now if need be; `part` when done with it.
 
     Raises: BudgetMismatchError, ValueError when another handle of this process uses it with settings that clash.

@@ -223,9 +223,7 @@ def walk(books_class: type[Books], examples: int) -> None:
             derandomize=True,
             suppress_health_check=list(HealthCheck),
             print_blob=False,
-            phases=[Phase.generate]
-            if books_class is not Books
-            else list(Phase),  # a planted bug need not be small
+            phases=[Phase.generate] if books_class is not Books else list(Phase),  # a planted bug need not be small
         ),
     )
 
@@ -306,9 +304,7 @@ def test_the_walk_finds_planted_bugs(planted: type[Books]) -> None:
 # -- single decisions, by hand -------------------------------------------------------------------------------
 
 
-def member(
-    books: Books, number: int, *, credit: int = 0, in_use: int = 0, idle: int = 0, waiting: int = 0
-) -> Account:
+def member(books: Books, number: int, *, credit: int = 0, in_use: int = 0, idle: int = 0, waiting: int = 0) -> Account:
     account = books.attach(number, 0.0)
     account.credit, account.held, account.in_use, account.waiting = credit, in_use + idle, in_use, waiting
     return account

@@ -22,8 +22,9 @@ KEEP_ALIVE, MAX_IDLE = 100.0, 10.0
 class Walk(RuleBasedStateMachine):
     machine_class: type[PoolMachine] = PoolMachine
 
-    @initialize(min_size=st.integers(0, 3), permits=st.integers(1, 8))
-    def begin(self, min_size: int, permits: int) -> None:
+    @initialize(min_size=st.integers(0, 3), permits=st.integers(1, 8), vetting=st.booleans())
+    def begin(self, min_size: int, permits: int, vetting: bool) -> None:
+        self.vetting = vetting  # connections are checked before they are lent
         self.machine = self.machine_class(min_size, MAX_IDLE)
         self.permits = self.limit = permits
         self.now = 0.0
@@ -53,13 +54,15 @@ class Walk(RuleBasedStateMachine):
 
     @rule()
     def borrow(self) -> None:
-        slot = self.machine.borrow()
+        slot = None if self.vetting else self.machine.borrow()
         if slot is not None:
             self.lend(slot)
         elif not self.machine.stopped:
             waiter = Waiter(self.now)
             self.line.append(waiter)
             self.machine.line_up(waiter)
+            if self.vetting:
+                self.do(self.machine.vet())
 
     @precondition(lambda self: self.line)
     @rule(data=st.data())
@@ -74,7 +77,7 @@ class Walk(RuleBasedStateMachine):
     def give_back(self, data: st.DataObject, fit: bool, tend: bool) -> None:
         slot = data.draw(st.sampled_from(list(self.lent)))
         del self.lent[slot]
-        action = self.machine.give_back(slot, self.now, self.limit, fit=fit, tend=tend)
+        action = self.machine.give_back(slot, self.now, self.limit, fit=fit, tend=tend or self.vetting)
         if not fit or self.now >= slot.expires:
             assert isinstance(action, Close)
         self.do(action)
@@ -99,14 +102,8 @@ class Walk(RuleBasedStateMachine):
     @rule(fit=st.booleans())
     def tended(self, fit: bool) -> None:
         self.do(self.machine.tended(next(iter(self.machine.tending)), self.now, self.limit, fit=fit))
-
-    @precondition(lambda self: self.machine.idle)
-    @rule()
-    def vet(self) -> None:
-        waiter = Waiter(self.now)
-        self.line.append(waiter)
-        self.machine.line_up(waiter)
-        self.do(self.machine.vet())
+        if self.vetting and not fit:
+            self.do(self.machine.vet())
 
     @precondition(lambda self: self.machine.closing)
     @rule()
@@ -134,7 +131,7 @@ class Walk(RuleBasedStateMachine):
             assert self.now >= slot.expires or self.now >= slot.idle_since + MAX_IDLE
         young = [slot for slot in expired if self.now < slot.expires]
         assert not young or before - len(expired) >= self.machine.min_size - (len(expired) - len(young))
-        due = self.machine.next_expiry()
+        due = self.machine.next_expiry(self.now)
         if len(expired) < most and due is not None:
             assert due > self.now, "something was due and was left"
 
@@ -156,13 +153,15 @@ class Walk(RuleBasedStateMachine):
         assert machine.borrowed == set(self.lent)
         assert len(machine.slots) <= self.permits
         assert list(machine.waiters) == self.line, "somebody fell out of the line"
-        assert not (machine.idle and self.line), "a connection idles while a caller waits"
+        coming = len(machine.tending) if self.vetting else 0
+        assert not machine.idle or coming >= len(self.line), "a connection idles while a caller waits"
         assert machine.demand == len(self.lent) + len(self.line)
         if machine.stopped:
             assert not machine.idle
             assert machine.to_open() == 0
         elif self.line:
-            assert machine.to_open() + len(machine.opening) + len(machine.tending) >= len(self.line)
+            coming = len(machine.opening) + len(machine.tending) + len(machine.idle)
+            assert machine.to_open() + coming >= len(self.line), "nobody sees to some who wait"
 
 
 def walk(machine_class: type[PoolMachine], examples: int) -> None:
@@ -202,9 +201,7 @@ class IdlesWhileSomebodyWaits(PoolMachine):
 
 
 class LendsTheUnfit(PoolMachine):
-    def give_back(
-        self, slot: Slot, now: float, limit: int, *, fit: bool, tend: bool
-    ) -> Serve | Close | Tend | None:
+    def give_back(self, slot: Slot, now: float, limit: int, *, fit: bool, tend: bool) -> Serve | Close | Tend | None:
         return super().give_back(slot, now, limit, fit=True, tend=tend)
 
 
