@@ -34,8 +34,8 @@ def _started_by_psutil(pid: int) -> int:
 
 
 def alive(pid: int, since: int) -> bool:
-    """Whether the process that had this pid at that start is still there."""
-    return pid > 0 and started(pid) == since
+    """Whether the process that had this pid at that start is still there. Nobody is who had none."""
+    return pid > 0 and since > 0 and started(pid) == since
 
 
 def death_notice(pid: int) -> int | None:

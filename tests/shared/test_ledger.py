@@ -1,0 +1,180 @@
+"""The ledger: cells that outlive whoever wrote them, in a file that nobody else can put in place of it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+from collections.abc import Iterator
+
+import pytest
+
+from mppool.core.books import Account
+from mppool.shared import ledger as L
+from mppool.shared.ledger import Ledger
+from tests.waiting import forked, until
+
+HEADER_CELLS = [value for name, value in vars(L).items() if name.startswith("H_")]
+MANAGERS_CELLS = [L.PID, L.STARTED, L.CREDIT, L.TARGET, L.LIMIT, L.KNOWN]
+MEMBERS_CELLS = [L.HELD, L.IN_USE, L.MOVING, L.CLOSING, L.WAITING, L.SINCE, L.WARM, L.COST]
+
+
+@pytest.fixture
+def path(tmp_path: os.PathLike[str]) -> str:
+    return os.path.join(tmp_path, "ledger")
+
+
+@pytest.fixture
+def ledger(path: str) -> Iterator[Ledger]:
+    made = Ledger.create(path)
+    yield made
+    made.close()
+
+
+# -- layout --------------------------------------------------------------------------------------------------
+
+
+def test_header_cells_are_apart_and_inside_the_header() -> None:
+    assert len(set(HEADER_CELLS)) == len(HEADER_CELLS) == 5
+    assert all(0 <= cell < L.HEADER for cell in HEADER_CELLS)
+
+
+def test_row_cells_are_apart_inside_the_row_and_the_writers_do_not_share_a_cache_line() -> None:
+    cells = MANAGERS_CELLS + MEMBERS_CELLS
+    assert len(set(cells)) == len(cells)
+    assert all(0 <= cell < L.ROW for cell in cells)
+    assert not {cell // 8 for cell in MANAGERS_CELLS} & {cell // 8 for cell in MEMBERS_CELLS}
+
+
+def test_rows_fill_the_file_without_touching(ledger: Ledger) -> None:
+    starts = [ledger.row(index) for index in range(L.ROWS)]
+    assert starts[0] == L.HEADER
+    assert {after - before for before, after in zip(starts, starts[1:], strict=False)} == {L.ROW}
+    assert starts[-1] + L.ROW == len(ledger.cells)
+    assert os.fstat(ledger.fd).st_size == L.SIZE == 8 * len(ledger.cells)
+
+
+def test_facts_are_the_members_cells_in_the_order_of_an_accounts_reports(ledger: Ledger) -> None:
+    """The treasury unpacks them by position into the account's fields of the same names."""
+    names = ["held", "in_use", "moving", "closing", "waiting", "since", "warm", "cost"]
+    assert [getattr(L, name.upper()) for name in names] == MEMBERS_CELLS
+    assert set(names) <= set(Account.__slots__)
+    for row in (0, 7, L.ROWS - 1):
+        for value, name in enumerate(names, start=10 * row):
+            ledger.cells[ledger.row(row) + getattr(L, name.upper())] = value
+    for row in (0, 7, L.ROWS - 1):
+        assert ledger.facts(row) == list(range(10 * row, 10 * row + 8))
+
+
+def test_never_limits_nothing_and_fits_a_cell(ledger: Ledger) -> None:
+    ledger.cells[ledger.row(0) + L.LIMIT] = L.NEVER
+    assert ledger.cells[ledger.row(0) + L.LIMIT] > 10_000
+
+
+def test_clear_empties_one_row_and_no_other(ledger: Ledger) -> None:
+    for cell in range(L.HEADER, len(ledger.cells)):
+        ledger.cells[cell] = cell
+    ledger.clear(3)
+    empty = range(ledger.row(3), ledger.row(4))
+    assert [cell for cell in range(L.HEADER, len(ledger.cells)) if ledger.cells[cell] != cell] == list(empty)
+    assert not any(ledger.cells[cell] for cell in empty)
+
+
+# -- the file ------------------------------------------------------------------------------------------------
+
+
+def test_file_is_for_its_user_alone_and_does_not_pass_an_exec(path: str) -> None:
+    before = os.umask(0)
+    try:
+        made = Ledger.create(path)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(os.lstat(path).st_mode) == 0o600
+    assert not os.get_inheritable(made.fd)
+    made.close()
+
+
+@pytest.mark.parametrize("target", ["there", "nowhere"])
+def test_a_symlink_in_its_place_is_refused(path: str, tmp_path: os.PathLike[str], target: str) -> None:
+    victim = os.path.join(tmp_path, target)
+    if target == "there":
+        with open(victim, "wb") as file:
+            file.write(b"precious")
+    os.symlink(victim, path)
+    with pytest.raises(OSError):
+        Ledger.create(path)
+    if target == "there":
+        with open(victim, "rb") as file:
+            assert file.read() == b"precious"
+    else:
+        assert not os.path.exists(victim)
+
+
+def test_what_cannot_be_a_ledger_leaves_no_descriptor_open(path: str) -> None:
+    os.mkdir(path)
+    with pytest.raises(OSError):
+        Ledger.create(path)
+
+
+def test_taking_over_keeps_what_the_predecessor_wrote(ledger: Ledger, path: str) -> None:
+    """A successor must see who was there; nothing but the layout's number is written over."""
+    ledger.cells[L.H_MAX_SIZE] = 30
+    ledger.cells[ledger.row(2) + L.CREDIT] = 4
+    successor = Ledger.create(path)
+    assert successor.cells[L.H_MAGIC] == L.MAGIC
+    assert (successor.cells[L.H_MAX_SIZE], successor.cells[successor.row(2) + L.CREDIT]) == (30, 4)
+    successor.close()
+
+
+def test_close_closes_the_mapping_and_the_descriptor(path: str) -> None:
+    made = Ledger.create(path)
+    made.close()
+    with pytest.raises(ValueError):
+        made.cells[0]
+    with pytest.raises(OSError):
+        os.fstat(made.fd)
+
+
+# -- between processes ---------------------------------------------------------------------------------------
+
+
+def test_cells_are_shared_both_ways(ledger: Ledger, path: str) -> None:
+    ours, theirs = ledger.row(0) + L.TARGET, ledger.row(0) + L.HELD
+
+    def child() -> None:
+        other = Ledger.create(path)
+        other.cells[theirs] = 1
+        until(lambda: other.cells[ours] == 2)
+
+    with forked(child) as process:
+        until(lambda: ledger.cells[theirs] == 1)
+        ledger.cells[ours] = 2
+        assert process.join() == 0
+
+
+def test_a_descriptor_is_enough_even_when_the_file_is_gone(ledger: Ledger, path: str) -> None:
+    """This is how members get it: the folder may be deleted while they work."""
+    os.unlink(path)
+    twin = Ledger(os.dup(ledger.fd))
+    twin.cells[ledger.row(5) + L.PID] = 99
+    assert ledger.cells[ledger.row(5) + L.PID] == 99
+    twin.close()
+
+
+def test_cells_survive_their_writers_kill(ledger: Ledger, path: str) -> None:
+    """Killed in the middle of storing, it leaves each cell whole: one of the two values, never half of each."""
+    at = ledger.row(0)
+    values = (0x0101010101010101, 0x7F7F7F7F7F7F7F7F)
+
+    def child() -> None:
+        while True:
+            for value in values:
+                ledger.cells[at + L.HELD] = ledger.cells[at + L.IN_USE] = value
+
+    for _ in range(10):
+        with forked(child) as process:
+            until(lambda: ledger.cells[at + L.IN_USE])
+            assert process.kill() == -signal.SIGKILL
+        assert ledger.facts(0)[0] in values
+        assert ledger.facts(0)[1] in values
+        ledger.clear(0)

@@ -1,0 +1,74 @@
+"""Waiting for a fact instead of sleeping, and children that are gone after the block."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn, TypeVar
+
+__all__ = ["Child", "forked", "until"]
+
+Fact = TypeVar("Fact")
+
+
+def until(fact: Callable[[], Fact], timeout: float = 5.0) -> Fact:
+    """Look until the fact is true, and return it. Raises: AssertionError after ``timeout`` seconds."""
+    deadline = time.monotonic() + timeout
+    while not (found := fact()):
+        assert time.monotonic() < deadline, f"not true within {timeout} s; last seen: {found!r}"
+        time.sleep(0.002)
+    return found
+
+
+class Child:
+    """A forked process."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.status: int | None = None  # exit code, or minus the signal that ended it
+
+    def kill(self, number: int = signal.SIGKILL) -> int:
+        os.kill(self.pid, number)
+        return self.join()
+
+    def join(self, timeout: float = 30.0) -> int:
+        until(self._ended, timeout)
+        assert self.status is not None
+        return self.status
+
+    def _ended(self) -> bool:
+        if self.status is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                self.status = os.waitstatus_to_exitcode(status)
+        return self.status is not None
+
+
+def _run(function: Callable[..., Any], args: tuple[Any, ...]) -> NoReturn:
+    code = 1
+    try:
+        function(*args)
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)  # nothing of the test's process is to be torn down here
+
+
+@contextmanager
+def forked(function: Callable[..., Any], *args: Any) -> Iterator[Child]:
+    """Run ``function`` in a child; after the block the child is gone, however it ended."""
+    pid = os.fork()
+    if not pid:
+        _run(function, args)
+    child = Child(pid)
+    try:
+        yield child
+    finally:
+        if child.status is None:
+            os.kill(pid, signal.SIGKILL)
+            child.join()
