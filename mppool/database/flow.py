@@ -67,7 +67,7 @@ async def query(link: Link, sql: str, parameters: dict[str, Any] | None, model: 
     if not len(response):
         return []
     types = link.read(response.get_types)
-    return _rows().all_rows(types, link.read(response.get_all), model)
+    return _rows().all_rows(types, link.read(response.get_all), model)  # type: ignore[no-any-return]
 
 
 async def query_first(link: Link, sql: str, parameters: dict[str, Any] | None, model: Any) -> Any:
@@ -83,7 +83,7 @@ async def query_first(link: Link, sql: str, parameters: dict[str, Any] | None, m
 async def query_as_dict(link: Link, sql: str, parameters: dict[str, Any] | None) -> list[dict[str, Any]]:
     # query_all would convert the rows on a worker thread, with the interpreter's lock
     response = await _run(link, "query_typed", sql, parameters)
-    return link.read(response.get_all)  # type: ignore[no-any-return]
+    return link.read(response.get_all)
 
 
 async def query_first_as_dict(
