@@ -7,6 +7,7 @@ one. A peer that sends anything else than lines of JSON objects, or a line above
 from __future__ import annotations
 
 import json
+import os
 import socket
 import struct
 from array import array
@@ -16,8 +17,10 @@ if TYPE_CHECKING:
     from typing import Any
 
 BELL = b"\n"
-LONGEST = 65_536
-_MOST_FDS = 4
+LONGEST = 65_536  # bytes a line may have
+_PIECE = 4096  # bytes read at a time
+_MOST_FDS = 4  # that may be waiting to be claimed
+_CLOEXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 
 
 class Garbled(ValueError):
@@ -58,15 +61,18 @@ class Channel:
         self.sock.sendall(data[sent:])
 
     def receive(self) -> tuple[list[dict[str, Any]], bool] | None:
-        """Everything that has come: (messages, whether a bell was among it). None: the peer is gone.
+        """What has come: (messages, whether a bell was among it). None: the peer is gone.
+
+        A peer that never stops talking gets no more than its turn: the rest is there at the next call, and a
+        selector says so.
 
         Raises: Garbled.
         """
         messages: list[dict[str, Any]] = []
         bell = False
-        while True:
+        for _ in range(LONGEST // _PIECE):
             try:
-                data, ancillary, _, _ = self.sock.recvmsg(4096, socket.CMSG_SPACE(4 * _MOST_FDS))
+                data, ancillary, _, _ = self.sock.recvmsg(_PIECE, socket.CMSG_SPACE(4 * _MOST_FDS), _CLOEXEC)
             except BlockingIOError:
                 return messages, bell
             except OSError:
@@ -75,14 +81,14 @@ class Channel:
                 if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
                     fds = array("i")
                     fds.frombytes(raw[: len(raw) - len(raw) % fds.itemsize])
-                    self.fds.extend(fds)
+                    self._keep(fds)
             if not data:
                 return (messages, bell) if messages else None  # the end is read again next time
             if data == BELL and not self._buffer:
                 bell = True
                 continue
-            *lines, self._buffer = (self._buffer + data).split(b"\n")
-            if len(self._buffer) > LONGEST:
+            *lines, self._buffer = pieces = (self._buffer + data).split(b"\n")
+            if max(map(len, pieces)) > LONGEST:
                 raise Garbled(f"a line of more than {LONGEST} bytes")
             for line in lines:
                 if not line:
@@ -95,6 +101,15 @@ class Channel:
                 if not isinstance(message, dict):
                     raise Garbled("a line that is not a JSON object")
                 messages.append(message)
+        return messages, bell
+
+    def _keep(self, fds: array[int]) -> None:
+        self.fds.extend(fds)
+        if not _CLOEXEC:
+            for fd in fds:
+                os.set_inheritable(fd, False)
+        if len(self.fds) > _MOST_FDS:
+            raise Garbled("more descriptors than anybody announces")
 
     def claim_fds(self, count: int) -> list[int]:
         """The next descriptors that came, now the caller's to close."""
@@ -121,8 +136,6 @@ def peer(sock: socket.socket) -> tuple[int | None, int]:
         raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
         pid, uid, _ = struct.unpack("3i", raw)
         return pid, uid
-    credentials = sock.getsockopt(
-        0, 1, 76
-    )  # SOL_LOCAL, LOCAL_PEERCRED: struct xucred { u_int version; uid_t uid; … }
+    credentials = sock.getsockopt(0, 1, 76)  # SOL_LOCAL, LOCAL_PEERCRED: struct xucred { u_int version; uid_t uid; … }
     (pid,) = struct.unpack("i", sock.getsockopt(0, 2, 4))  # LOCAL_PEERPID
     return pid, struct.unpack_from("2I", credentials)[1]

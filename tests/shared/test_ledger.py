@@ -6,6 +6,7 @@ import os
 import signal
 import stat
 from collections.abc import Iterator
+from itertools import pairwise
 
 import pytest
 
@@ -49,7 +50,7 @@ def test_row_cells_are_apart_inside_the_row_and_the_writers_do_not_share_a_cache
 def test_rows_fill_the_file_without_touching(ledger: Ledger) -> None:
     starts = [ledger.row(index) for index in range(L.ROWS)]
     assert starts[0] == L.HEADER
-    assert {after - before for before, after in zip(starts, starts[1:], strict=False)} == {L.ROW}
+    assert {after - before for before, after in pairwise(starts)} == {L.ROW}
     assert starts[-1] + L.ROW == len(ledger.cells)
     assert os.fstat(ledger.fd).st_size == L.SIZE == 8 * len(ledger.cells)
 
