@@ -38,6 +38,7 @@ class _NoLink:
 
     __slots__ = ("reason",)
     conn = None
+    provider = ""
 
     def __init__(self, reason: str) -> None:
         self.reason = reason
@@ -136,9 +137,7 @@ class _Face:
         if link.conn is None:
             return None
         if link.in_transaction:
-            _log.warning(
-                "connection to %s closed with an open transaction: it is rolled back", link.database.key
-            )
+            _log.warning("connection to %s closed with an open transaction: it is rolled back", link.database.key)
         return link
 
 
@@ -167,9 +166,7 @@ class PySQLXEngineSync(_Face):
             return
         if link.doubtful:
             link.break_off()  # nobody waits for the answer any more
-            if not link.wait_for_end(_CLOSE_TIMEOUT):
-                core.process.loose.add(link.core)
-        link.drop()
+        link.drop(settled=link.wait_for_end(_CLOSE_TIMEOUT))
 
     def __enter__(self) -> Self:
         if not self._lent:
@@ -181,9 +178,7 @@ class PySQLXEngineSync(_Face):
     ) -> None:
         self.close()
 
-    def query(
-        self, sql: str, parameters: dict[str, Any] | None = None, model: type[Any] | None = None
-    ) -> list[Any]:
+    def query(self, sql: str, parameters: dict[str, Any] | None = None, model: type[Any] | None = None) -> list[Any]:
         """Run a query and return all rows, as `BaseRow` or as ``model``; ``[]`` when there are none.
 
         Args:
@@ -211,9 +206,7 @@ class PySQLXEngineSync(_Face):
         """Run a query and return all rows as dicts. Otherwise as `query`."""
         return drive(flow.query_as_dict(self._link, sql, parameters))
 
-    def query_first_as_dict(
-        self, sql: str, parameters: dict[str, Any] | None = None
-    ) -> dict[str, Any] | None:
+    def query_first_as_dict(self, sql: str, parameters: dict[str, Any] | None = None) -> dict[str, Any] | None:
         """Run a query and return its first row as a dict, None when there is none. Otherwise as `query`."""
         return drive(flow.query_first_as_dict(self._link, sql, parameters))
 
@@ -297,15 +290,16 @@ class PySQLXEngine(_Face):
         link = self._leave()
         if link is None:
             return
+        settled = False
         try:
             if link.doubtful:
                 link.break_off()  # nobody waits for the answer any more
-                core.process.loose.add(link.core)
                 await asyncio.wait_for(link.answers(), _CLOSE_TIMEOUT)
+            settled = True
         except asyncio.TimeoutError:
             pass  # it ends when its statement does
         finally:
-            link.drop()
+            link.drop(settled=settled)
 
     async def __aenter__(self) -> Self:
         if not self._lent:
@@ -333,9 +327,7 @@ class PySQLXEngine(_Face):
         """See `PySQLXEngineSync.query_as_dict`."""
         return await self._run(flow.query_as_dict(self._link, sql, parameters))
 
-    async def query_first_as_dict(
-        self, sql: str, parameters: dict[str, Any] | None = None
-    ) -> dict[str, Any] | None:
+    async def query_first_as_dict(self, sql: str, parameters: dict[str, Any] | None = None) -> dict[str, Any] | None:
         """See `PySQLXEngineSync.query_first_as_dict`."""
         return await self._run(flow.query_first_as_dict(self._link, sql, parameters))
 

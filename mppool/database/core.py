@@ -32,7 +32,7 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 from mppool.database import sockets
-from mppool.database.driver import drive
+from mppool.database.driver import Background, drive
 
 if TYPE_CHECKING:
     from mppool.database.link import Link
@@ -43,9 +43,7 @@ SQLITE_WORKERS = 16  # worker threads at least, once SQLite is used: idle ones c
 SQLITE_WORKERS_LIMIT = 512
 _ASYNCIO_TAIL = 0.1  # seconds after a call driven by asyncio in which a worker may still be on its way out
 _TAIL_PAUSE = 0.02
-_copies = (
-    0  # over all forks: a path must never come twice, both Python and the linker remember libraries by path
-)
+_copies = 0  # over all forks: a path must never come twice, both Python and the linker remember libraries by path
 
 
 class Core:
@@ -103,16 +101,32 @@ class _Environment:
 class Process:
     """What this process has of the core; a forked child begins with a new one."""
 
-    __slots__ = ("asyncio_used", "core", "links", "lock", "loose", "opens", "stopped")
+    __slots__ = ("asyncio_used", "core", "left", "links", "lock", "loose", "opens", "stopped")
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.core: Core | None = None
         self.links: weakref.WeakSet[Link] = weakref.WeakSet()
         self.opens: set[object] = set()  # one token for each open in flight; a count could lose one
-        self.loose: set[Core] = set()  # copies on which a call was given up and not awaited
+        self.loose: set[Core] = set()  # copies on which an open was given up
+        self.left: set[Background] = set()  # connections let go of while a call may have run on them
         self.asyncio_used = 0.0  # monotonic time of the last call that asyncio drove
         self.stopped = False  # the interpreter is about to exit: no more calls
+
+    def leave(self, core: Core, provider: str, conn: Any) -> None:
+        """Let go of a connection on which a call may still run.
+
+        A trivial call is queued behind it, so that the exit hook can know when both have ended.
+        """
+        statement = core.Statement(provider=provider, sql="SELECT 1", params=None)
+        self.left.add(Background(conn.query_typed(statement)))
+        self.sweep()
+
+    def sweep(self) -> None:
+        """Forget connections whose calls have ended meanwhile, which closes them."""
+        for background in list(self.left):
+            if background.ended():
+                self.left.discard(background)
 
     def get(self, provider: str, connections: int = 0) -> Core:
         """The copy to open a connection with; loads one if there is none that will do.
@@ -121,11 +135,11 @@ class Process:
             provider: of the database.
             connections: SQLite connections this process may come to have, if known.
         """
+        if self.left:
+            self.sweep()
         wanted = 0
         if provider == "sqlite":
-            open_now = sum(
-                1 for link in list(self.links) if link.provider == "sqlite" and link.conn is not None
-            )
+            open_now = sum(1 for link in list(self.links) if link.provider == "sqlite" and link.conn is not None)
             wanted = min(max(connections, open_now + 1) + 1, SQLITE_WORKERS_LIMIT)
         core = self.core
         if core is None or core.workers < wanted:
@@ -250,14 +264,18 @@ def settle(timeout: float = 5.0) -> None:
         return
     deadline = time.monotonic() + timeout
     unsettled = [link for link in list(own.links) if link.conn is not None and (link.busy or link.doubtful)]
-    if unsettled or own.opens or own.loose:
+    own.sweep()
+    if unsettled or own.opens or own.loose or own.left:
         for core in {own.core, *own.loose, *(link.core for link in unsettled)}:
             for descriptor in core.watch.sockets():
                 sockets.shut_down(descriptor)
         for link in unsettled:
             link.wait_for_end(max(0.0, deadline - time.monotonic()))
+        for background in list(own.left):
+            background.ended(max(0.0, deadline - time.monotonic()))
         while own.opens and time.monotonic() < deadline:
             time.sleep(0.001)
-    if own.loose or unsettled or time.monotonic() - own.asyncio_used < _ASYNCIO_TAIL:
+    if own.loose or unsettled or own.left or time.monotonic() - own.asyncio_used < _ASYNCIO_TAIL:
         time.sleep(_TAIL_PAUSE)
     own.loose.clear()
+    own.left.clear()

@@ -33,7 +33,7 @@ from queue import Empty, SimpleQueue
 from time import monotonic
 from typing import Any, TypeVar
 
-__all__ = ["drive"]
+__all__ = ["Background", "drive"]
 
 T = TypeVar("T")
 
@@ -68,27 +68,59 @@ def drive(coroutine: Coroutine[Any, Any, T], timeout: float | None = None) -> T:
             case the coroutine has been closed, so that it has seen GeneratorExit.
     """
     wake_ups: SimpleQueue[Any] = SimpleQueue()
-    loop: Any = _StandIn(wake_ups.put)
-    outer = _get_running_loop()
     deadline = None if timeout is None else monotonic() + timeout
     try:
-        while True:
-            _set_running_loop(loop)
-            try:
-                step = coroutine.send(None)
-            except StopIteration as end:
-                return end.value  # type: ignore[no-any-return]
-            finally:
-                _set_running_loop(outer)
-            if step is None:
-                continue
-            if deadline is None:
-                wake_ups.get()
-            else:
-                try:
-                    wake_ups.get(True, max(0.0, deadline - monotonic()))
-                except Empty:
-                    raise TimeoutError(f"no answer from the database within {timeout:g} seconds") from None
+        return _advance(coroutine, _StandIn(wake_ups.put), wake_ups, deadline)  # type: ignore[no-any-return]
+    except Empty:
+        coroutine.close()
+        raise TimeoutError(f"no answer from the database within {timeout:g} seconds") from None
     except BaseException:
         coroutine.close()  # whatever it held must see the end; a no-op when the error was its own
         raise
+
+
+def _advance(coroutine: Any, loop: Any, wake_ups: SimpleQueue[Any], deadline: float | None) -> Any:
+    """Send until the coroutine returns or raises; Empty when the deadline comes first."""
+    outer = _get_running_loop()
+    while True:
+        _set_running_loop(loop)
+        try:
+            step = coroutine.send(None)
+        except StopIteration as end:
+            return end.value
+        finally:
+            _set_running_loop(outer)
+        if step is None:
+            continue
+        if deadline is None:
+            wake_ups.get()
+        else:
+            wake_ups.get(True, max(0.0, deadline - monotonic()))
+
+
+class Background:
+    """A coroutine of the core's that was begun and left alone; one may ask whether it has ended.
+
+    The core's call runs to its end by itself. What it holds is let go only when somebody asks and it has.
+    """
+
+    __slots__ = ("_coroutine", "_loop", "_wake_ups")
+
+    def __init__(self, coroutine: Coroutine[Any, Any, Any]) -> None:
+        self._coroutine: Any = coroutine
+        self._wake_ups: SimpleQueue[Any] = SimpleQueue()
+        self._loop = _StandIn(self._wake_ups.put)
+        self.ended()  # the first send begins it
+
+    def ended(self, timeout: float = 0.0) -> bool:
+        """Has it ended, however? Waits up to so many seconds for it."""
+        if self._coroutine is None:
+            return True
+        try:
+            _advance(self._coroutine, self._loop, self._wake_ups, monotonic() + timeout)
+        except Empty:
+            return False
+        except Exception:
+            pass  # the database's error; the end is all that was asked for
+        self._coroutine = None
+        return True

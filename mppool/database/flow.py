@@ -26,8 +26,7 @@ __all__ = [
 ]
 
 _LEVELS = {
-    level.lower(): level
-    for level in ("ReadUncommitted", "ReadCommitted", "RepeatableRead", "Snapshot", "Serializable")
+    level.lower(): level for level in ("ReadUncommitted", "ReadCommitted", "RepeatableRead", "Snapshot", "Serializable")
 }
 _KNOWN = {
     "postgresql": frozenset({"ReadUncommitted", "ReadCommitted", "RepeatableRead", "Serializable"}),
@@ -39,8 +38,7 @@ _KNOWN = {
 
 async def _run(link: Link, method: str, sql: str, parameters: dict[str, Any] | None) -> Any:
     """One statement through one of the core's methods, and what it does to the transaction."""
-    conn = link.conn
-    if conn is None:
+    if link.conn is None:
         raise errors.NotConnectedError(link.reason)
     parsed = statements.parse(link.provider, sql)
     statement = statements.build(link.core, link.provider, parsed, sql, parameters)
@@ -50,7 +48,7 @@ async def _run(link: Link, method: str, sql: str, parameters: dict[str, Any] | N
     if effect:
         link.in_transaction = True  # before the call: an interrupt after it must not lose this
     try:
-        result = await link.call(getattr(conn, method), statement)
+        result = await link.call(method, statement)
     except errors.PySQLXError:
         if effect is False and link.provider == "postgresql":
             link.in_transaction = False  # its COMMIT ends the transaction also when it fails; others' may not
@@ -86,9 +84,7 @@ async def query_as_dict(link: Link, sql: str, parameters: dict[str, Any] | None)
     return link.read(response.get_all)
 
 
-async def query_first_as_dict(
-    link: Link, sql: str, parameters: dict[str, Any] | None
-) -> dict[str, Any] | None:
+async def query_first_as_dict(link: Link, sql: str, parameters: dict[str, Any] | None) -> dict[str, Any] | None:
     # query_one would convert all rows to return one
     response = await _run(link, "query_typed", sql, parameters)
     return link.read(response.get_first) if len(response) else None
@@ -103,8 +99,7 @@ async def raw_cmd(link: Link, sql: str) -> None:
 
 
 async def begin(link: Link, isolation_level: str | None) -> None:
-    conn = link.conn
-    if conn is None:
+    if link.conn is None:
         raise errors.NotConnectedError(link.reason)
     if isolation_level is not None:
         isolation_level = _level(isolation_level)
@@ -114,7 +109,7 @@ async def begin(link: Link, isolation_level: str | None) -> None:
             raise errors.StartTransactionError("0", message)
     before, link.in_transaction = link.in_transaction, True  # also if we never hear how it ended
     try:
-        await link.call(conn.start_transaction, isolation_level)
+        await link.call("start_transaction", isolation_level)
     except errors.PySQLXError:
         link.in_transaction = before
         raise
@@ -126,13 +121,12 @@ async def end(link: Link, word: str) -> None:
 
 
 async def set_isolation_level(link: Link, isolation_level: str) -> None:
-    conn = link.conn
-    if conn is None:
+    if link.conn is None:
         raise errors.NotConnectedError(link.reason)
     level = _level(isolation_level)
     if level not in _KNOWN[link.provider]:
         raise errors.IsoLevelError("0", f"{link.provider} does not know the isolation level {level}")
-    await link.call(conn.set_isolation_level, level)
+    await link.call("set_isolation_level", level)
 
 
 def _level(name: object) -> str:

@@ -11,7 +11,7 @@ callers at once on one link are served one after the other by the core, but shar
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote, urlsplit
@@ -98,13 +98,19 @@ class Link:
             words.append(self.reason)
         return f"<Link {self.database.key}{': ' if words else ''}{', '.join(words)}>"
 
-    async def call(self, function: Callable[..., Awaitable[T]], *arguments: object) -> T:
-        """Await one call of the core's; what it raises is ours."""
+    async def call(self, method: str, *arguments: object) -> Any:
+        """Await one of the core connection's methods; what it raises is ours.
+
+        The method comes by name, so that no frame has the core's connection in a variable: an error that somebody
+        keeps holds the frames it went through, and would hold the connection open long after `drop`.
+        """
+        if self.conn is None:
+            raise errors.NotConnectedError(self.reason)
         if core_module.process.stopped:
             raise errors.NotConnectedError("the interpreter is exiting")
         self.busy += 1
         try:
-            return await function(*arguments)
+            return await getattr(self.conn, method)(*arguments)
         except BaseException as error:
             # None for what is not the database's: a cancellation, an interrupt, the close of the coroutine
             ours = self._judge(error)
@@ -126,7 +132,6 @@ class Link:
         self.doubtful = True
         if is_panic(error):
             return self._panicked(error)
-        core_module.process.loose.add(self.core)  # the call goes on; the exit hook must know
         return None
 
     def _panicked(self, error: BaseException) -> errors.QueryError:
@@ -146,12 +151,11 @@ class Link:
 
     async def answers(self) -> bool:
         """Does the database answer? Waits behind whatever still runs on the connection."""
-        conn = self.conn
-        if conn is None or not conn.is_healthy():
+        if self.conn is None or not self.conn.is_healthy():
             return False
         try:
             statement = self.core.Statement(provider=self.provider, sql="SELECT 1", params=None)
-            await conn.query_typed(statement)
+            await self.conn.query_typed(statement)
         except self.core.Error as error:
             return bool(error.code() == _ABORTED_TRANSACTION)  # type: ignore[attr-defined]
         except BaseException as error:
@@ -198,7 +202,7 @@ class Link:
         sql = "ROLLBACK TRANSACTION" if self.provider == "sqlserver" else "ROLLBACK"
         statement = self.core.Statement(provider=self.provider, sql=sql, params=None)
         try:
-            await self.call(self.conn.raw_cmd, statement)
+            await self.call("raw_cmd", statement)
         except errors.PySQLXError as error:
             if not (self.provider == "sqlite" and "no transaction is active" in error.message):
                 raise
@@ -235,14 +239,25 @@ class Link:
         """
         if not self.wait_for_end(timeout):
             return False
-        self.drop()
+        self.drop(settled=True)
         return True
 
-    def drop(self, reason: str = CLOSED) -> None:
-        """Let go of the connection without waiting for anything."""
-        self.reason = reason
-        self.conn = None
+    def drop(self, *, settled: bool = False) -> None:
+        """Let go of the connection without waiting for anything.
+
+        Args:
+            settled: it is known that no call runs on it any more.
+        """
+        conn, self.conn = self.conn, None
         self.in_transaction = False
+        if conn is not None and not settled and (self.doubtful or self.busy):
+            own = core_module.process
+            if not own.stopped:
+                own.leave(self.core, self.provider, conn)
+
+    def __del__(self) -> None:
+        if self.conn is not None:  # forgotten by its owner, perhaps with a call that was cancelled
+            self.drop()
 
     def abandon(self) -> None:
         """In a forked child: this connection is the parent's. Keep it for ever and never touch it.
@@ -256,7 +271,9 @@ class Link:
         import ctypes
 
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(self.conn))
-        self.drop("the connection was opened before a fork, in the parent process")
+        self.conn = None
+        self.in_transaction = False
+        self.reason = "the connection was opened before a fork, in the parent process"
 
 
 def check_uri(database: Database) -> None:
@@ -318,9 +335,7 @@ async def opening(database: Database, connect_timeout: float = 5.0, sqlite_conne
         raise errors.ConnectError("0", "the interpreter is exiting")
     core = process.get(database.provider, sqlite_connections)
     if database.provider in ("postgresql", "mysql"):
-        core.watch.ports.add(
-            urlsplit(database.uri).port or {"postgresql": 5432, "mysql": 3306}[database.provider]
-        )
+        core.watch.ports.add(urlsplit(database.uri).port or {"postgresql": 5432, "mysql": 3306}[database.provider])
     sockets_before = core.watch.sockets() if database.provider != "sqlite" else set()
     token = object()
     process.opens.add(token)
@@ -331,9 +346,7 @@ async def opening(database: Database, connect_timeout: float = 5.0, sqlite_conne
         raise errors.ConnectError(code, scrub(message, database.uri)) from None
     except BaseException as error:
         if is_panic(error):
-            raise errors.ConnectError(
-                "PANIC", "the driver panicked: it cannot make sense of the uri"
-            ) from None
+            raise errors.ConnectError("PANIC", "the driver panicked: it cannot make sense of the uri") from None
         process.loose.add(core)  # it goes on in the background, and is dropped when it succeeds
         raise
     finally:

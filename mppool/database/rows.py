@@ -67,9 +67,7 @@ def _rebuild(signature: Signature, values: dict[str, Any]) -> BaseRow:
 @lru_cache(maxsize=512)
 def row_class(signature: Signature) -> type[BaseRow]:
     """The class for rows with these columns: names with the core's type names, sorted by name."""
-    plain = {
-        name: kind for name, kind in signature if not name.startswith("_") and not hasattr(BaseRow, name)
-    }
+    plain = {name: kind for name, kind in signature if not name.startswith("_") and not hasattr(BaseRow, name)}
     fields: dict[str, Any] = {
         name: (Annotated[_TYPES.get(kind, Any) | None, SkipValidation], None) for name, kind in plain.items()
     }

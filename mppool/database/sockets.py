@@ -87,11 +87,12 @@ class Watch:
 
         In a forked child: those the parent had at the fork, as far as they are still the same here.
         """
-        if self._epoll is not None:
-            pairs = {(fd, inode) for fd, inode, _ in _watched(self._epoll)}
-        else:
-            pairs = self._by_port()
-        return {pair for pair in pairs if is_open(pair)}
+        return {pair for pair in self._candidates() if is_open(pair)}
+
+    def _candidates(self) -> set[Descriptor]:
+        if self._epoll is None:
+            return self._by_port()
+        return {(fd, inode) for fd, inode, _ in _watched(self._epoll)}
 
     def _by_port(self) -> set[Descriptor]:
         if not self.ports:

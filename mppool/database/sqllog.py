@@ -28,9 +28,7 @@ def log(provider: str, parsed: Parsed, statement: Any, parameters: dict[str, Any
     """Log one statement as the switches say."""
     if LOG_CONFIG.PYSQLX_DEV_MODE and _logger.isEnabledFor(logging.DEBUG):
         values = parameters or {}
-        sql = parsed.written_out(
-            lambda name: _literal(values[name], provider) if name in values else f":{name}"
-        )
+        sql = parsed.written_out(lambda name: _literal(values[name], provider) if name in values else f":{name}")
         _logger.debug("%s", _shown(sql))
     if LOG_CONFIG.PYSQLX_SQL_LOG and _logger.isEnabledFor(logging.INFO):
         _logger.info("SQL: %s PARAMS: %s", _shown(statement.sql()), statement.params())

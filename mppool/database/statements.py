@@ -54,9 +54,7 @@ _LEXERS = {
         "--[^\n\r]*",
         True,
     ),
-    "mysql": _rules(
-        rf"{_ESCAPED}|{_DOUBLE_ESCAPED}|{_BACKTICK}", r"--(?=[\s\x00-\x1f]|\Z)[^\n]*|\#[^\n]*", False
-    ),
+    "mysql": _rules(rf"{_ESCAPED}|{_DOUBLE_ESCAPED}|{_BACKTICK}", r"--(?=[\s\x00-\x1f]|\Z)[^\n]*|\#[^\n]*", False),
     "sqlite": _rules(rf"{_PLAIN}|{_DOUBLE}|{_BACKTICK}|\[[^\]]*\]?", "--[^\n]*", False),
     "sqlserver": _rules(rf"{_PLAIN}|{_DOUBLE}|{_BRACKET}", "--[^\n]*", True),
 }
@@ -236,11 +234,7 @@ def _transaction(provider: str, heads: list[list[str]]) -> bool | None:
             if provider == "sqlite":
                 state = True  # there it begins a transaction when none is open
         elif first in ("COMMIT", "ROLLBACK", "END", "ABORT") and not in_routine:
-            if (
-                second == "PREPARED"
-                or "TO" in words[1:3]
-                or (first in ("END", "ABORT") and provider == "mysql")
-            ):
+            if second == "PREPARED" or "TO" in words[1:3] or (first in ("END", "ABORT") and provider == "mysql"):
                 continue
             state = "CHAIN" in words and "NO" not in words
         elif first == "PREPARE" and second == "TRANSACTION":

@@ -141,9 +141,7 @@ _SCALARS: dict[type, Callable[[Any], Any]] = {
     datetime.datetime: _datetime,
     uuid.UUID: _same,
 }
-_LEAVES: dict[type, Callable[[Any], Any]] = {
-    kind: _SCALARS[kind] for kind in (type(None), bool, int, float, str)
-}
+_LEAVES: dict[type, Callable[[Any], Any]] = {kind: _SCALARS[kind] for kind in (type(None), bool, int, float, str)}
 _CONVERTERS: dict[type, Callable[[Any], Any]] = {**_SCALARS, dict: _json, list: _json}
 
 

@@ -62,16 +62,12 @@ def judge(provider: str, code: str, message: str) -> Verdict:
         return Verdict.FINE  # a file does not hang up
     if code == "0":
         if message.startswith(_LATE):
-            return (
-                Verdict.DOUBTFUL
-            )  # the statement goes on, and on MySQL its answer would come to the next question
+            return Verdict.DOUBTFUL  # the statement goes on, and on MySQL its answer would come to the next question
         if message.startswith(_GONE):
             return Verdict.DOUBTFUL
         return Verdict.FINE if message.startswith(_HARMLESS) else Verdict.SUSPECT
     if code == "26000" or (code == "0A000" and "cached plan" in message):
-        return (
-            Verdict.DOUBTFUL
-        )  # the core keeps the lost statement's handle for as long as the connection lives
+        return Verdict.DOUBTFUL  # the core keeps the lost statement's handle for as long as the connection lives
     if code in _GOODBYES or code.startswith("08"):
         return Verdict.SUSPECT  # a function may raise such a code of its own accord
     return Verdict.FINE

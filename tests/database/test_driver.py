@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
+import signal
 import sys
 import threading
 import time
@@ -14,7 +16,7 @@ import pytest
 
 from mppool.database import core
 from mppool.database.connection import PySQLXEngineSync
-from mppool.database.driver import drive
+from mppool.database.driver import Background, drive
 
 
 class Steps:
@@ -168,15 +170,16 @@ def test_our_coroutines_see_the_end_of_a_given_up_wait() -> None:
 
 
 def test_keyboard_interrupt_ends_the_wait() -> None:
-    import _thread
 
     def step(loop: Any) -> Any:
-        threading.Timer(0.02, _thread.interrupt_main).start()
+        threading.Timer(0.02, os.kill, (os.getpid(), signal.SIGINT)).start()
         return future_of(loop)
 
     steps = Steps(step)
+    began = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         drive(steps, timeout=10)
+    assert time.monotonic() - began < 5
     assert steps.closed
 
 
@@ -262,8 +265,7 @@ def test_other_threads_run_while_one_waits(postgres_uri: str) -> None:
     for conn in connections:
         conn.connect()
     threads = [
-        threading.Thread(target=conn.query_first, args=("SELECT pg_sleep(0.2)::text AS a",))
-        for conn in connections
+        threading.Thread(target=conn.query_first, args=("SELECT pg_sleep(0.2)::text AS a",)) for conn in connections
     ]
     began = time.monotonic()
     for thread in threads:
@@ -297,3 +299,28 @@ def test_only_the_core_was_asked_for_nothing_else() -> None:
     finally:
         _set_running_loop(None)
     assert set(asked) <= {"create_future", "call_soon_threadsafe"}
+
+
+def test_background() -> None:
+    woken: list[Any] = []
+
+    def step(loop: Any) -> Any:
+        woken.append(loop)
+        return future_of(loop)
+
+    steps = Steps(step)
+    left = Background(steps)  # type: ignore[arg-type]
+    assert steps.sends == 1
+    steps.steps.append(step)
+    assert not left.ended()
+    wake(woken[0])
+    assert left.ended(5)
+    assert left.ended()
+    assert not steps.closed
+
+
+def test_background_counts_an_error_as_an_end() -> None:
+    def fail(loop: Any) -> Any:
+        raise KeyError("x")
+
+    assert Background(Steps(fail)).ended()  # type: ignore[arg-type]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
-from typing import Any, Optional
+from typing import Any
 
 import pytest
 from pydantic import BaseModel, ValidationError
@@ -25,7 +25,7 @@ def test_a_class_is_made_once_per_signature() -> None:
 
 def test_fields_have_the_types_of_the_columns() -> None:
     fields = row_class((("a", "int"), ("s", "no such type"))).model_fields
-    assert fields["a"].annotation == Optional[int]
+    assert fields["a"].annotation == int | None
     assert not fields["a"].is_required()
 
 

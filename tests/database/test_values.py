@@ -56,7 +56,10 @@ def nested(depth: int) -> Any:
         (Colour.RED, "red"),
         (Number.TWO, 2),
         ({"a": [1, None, {"b": "c"}]}, {"a": [1, None, {"b": "c"}]}),
-        (dt.datetime(2024, 1, 1, 12, tzinfo=ZoneInfo("Europe/Berlin")), dt.datetime(2024, 1, 1, 11, tzinfo=dt.timezone.utc)),
+        (
+            dt.datetime(2024, 1, 1, 12, tzinfo=ZoneInfo("Europe/Berlin")),
+            dt.datetime(2024, 1, 1, 11, tzinfo=dt.timezone.utc),
+        ),
     ],
 )
 def test_passed_on(provider: str, value: Any, expected: Any) -> None:

@@ -1,0 +1,315 @@
+"""Copies of the core: when a private one is loaded, with how many workers, and what happens at the exit.
+
+What touches the state of a whole process runs in one of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+from typing import Any
+
+import pytest
+
+from mppool.database import core
+
+LONG = 60
+
+
+def program(text: str, *, env: dict[str, str] | None = None, arguments: tuple[str, ...] = ()) -> str:
+    """Run a program in a fresh interpreter; its output, provided that it exits with 0 and without noise."""
+    done = subprocess.run(
+        [sys.executable, "-X", "faulthandler", "-c", textwrap.dedent(text), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=LONG,
+        env={**os.environ, **(env or {})},
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
+    return done.stdout
+
+
+def test_the_installed_library_is_used_once() -> None:
+    out = program(
+        """
+        from mppool.database import core
+        first = core.process.get("postgresql")
+        assert core.process.get("mysql") is first
+        print(first.private)
+        """
+    )
+    assert out == "False\n"
+
+
+@pytest.mark.parametrize("way", ["memory", "disk"])
+def test_beside_somebody_elses_import(way: str, tmp_path: Any) -> None:
+    """Their blocking calls and our asynchronous ones never meet on one runtime."""
+    out = program(
+        """
+        import os, sys, tempfile
+        if sys.argv[1] == "disk":
+            del os.memfd_create
+        tempfile.tempdir = sys.argv[2]
+        import pysqlx_core
+        from pysqlx_core import pysqlx_core as theirs
+        from mppool import PySQLXEngineSync
+        from mppool.database import core
+        with PySQLXEngineSync(f"sqlite:{sys.argv[2]}/x.db") as conn:
+            own = core.process.core
+            assert own.private and own.Error is not pysqlx_core.PySQLxError
+            assert sys.modules["pysqlx_core.pysqlx_core"] is theirs
+            assert conn.query_first("SELECT 1 AS a").a == 1
+            theirs_too = pysqlx_core.new_sync(f"file:{sys.argv[2]}/x.db")
+            statement = pysqlx_core.PySQLxStatement(provider="sqlite", sql="SELECT 2 AS a", params=None)
+            assert theirs_too.query_one_sync(statement) == {"a": 2}
+        print(sorted(os.listdir(sys.argv[2])))
+        """,
+        arguments=(way, str(tmp_path)),
+    )
+    assert out == "['x.db']\n"  # the copy on disk is removed
+
+
+def test_copies_upon_copies_are_all_different(tmp_path: Any) -> None:
+    """Both Python and the linker remember a library by its path; a path that came again would be an old one."""
+    program(
+        """
+        from mppool.database import core
+        from mppool.database.driver import drive
+        seen = []
+        for workers in (2, 40, 80, 120):
+            core.process.core = core._load(workers)
+            seen.append(core.process.core)
+        assert len({one.Error for one in seen}) == 4
+        """
+    )
+
+
+def test_workers_outnumber_sqlite_connections(tmp_path: Any) -> None:
+    out = program(
+        """
+        import os, sys, threading
+        from mppool.database import core
+        from mppool.database.link import open_link
+        from mppool.settings import Database
+
+        def runtime_threads():
+            tasks = os.listdir("/proc/self/task")
+            return sum(open(f"/proc/self/task/{task}/comm").read().startswith("tokio") for task in tasks)
+
+        database = Database.parse(f"sqlite:{sys.argv[1]}/x.db")
+        core.process.get("postgresql")
+        few = core.process.core.workers
+        links = [open_link(database, sqlite_connections=30)]
+        print(core.process.core.workers > 30, runtime_threads() - few == core.process.core.workers)
+        links += [open_link(database) for _ in range(60)]
+        print(core.process.core.workers > 61, "TOKIO_WORKER_THREADS" in os.environ, "RUST_LOG" in os.environ)
+        assert all(link.check() for link in links)
+        core.process.get("sqlite", 100_000)
+        print(core.process.core.workers)
+        """,
+        arguments=(str(tmp_path),),
+    )
+    assert out == f"True True\nTrue False False\n{core.SQLITE_WORKERS_LIMIT}\n"
+
+
+def test_the_users_number_of_workers_wins(tmp_path: Any) -> None:
+    out = program(
+        """
+        import os
+        from mppool.database import core
+        core.process.get("sqlite", 30)
+        assert core.process.get("sqlite", 60) is core.process.core
+        print(core.process.core.workers, os.environ["TOKIO_WORKER_THREADS"])
+        """,
+        env={"TOKIO_WORKER_THREADS": "3"},
+    )
+    assert out == "3 3\n"
+
+
+def test_waiting_writers_do_not_starve_the_one_that_commits(tmp_path: Any) -> None:
+    out = program(
+        """
+        import sys, threading, time
+        from mppool import PySQLXEngineSync
+        uri = f"sqlite:{sys.argv[1]}/x.db"
+        holder = PySQLXEngineSync(uri); holder.connect()
+        holder.execute("CREATE TABLE t (a INT)")
+        holder.raw_cmd("BEGIN IMMEDIATE")
+        failures = []
+        def write():
+            with PySQLXEngineSync(uri) as conn:
+                started.release()
+                try:
+                    conn.execute("INSERT INTO t VALUES (1)")
+                except Exception as error:
+                    failures.append(error)
+        started = threading.Semaphore(0)
+        threads = [threading.Thread(target=write) for _ in range(6)]
+        for thread in threads: thread.start()
+        for _ in threads: started.acquire()
+        time.sleep(0.2)   # they are in their busy loops now
+        began = time.monotonic()
+        holder.raw_cmd("COMMIT")
+        took = time.monotonic() - began
+        for thread in threads: thread.join()
+        print(took < 1.5, failures, holder.query_first("SELECT count(*) AS n FROM t").n)
+        holder.close()
+        """,
+        arguments=(str(tmp_path),),
+    )
+    assert out == "True [] 6\n"
+
+
+def test_database_errors_make_no_noise(postgres_uri: str) -> None:
+    """The core would log the loss of a connection on stderr, with everything in it when RUST_LOG says so."""
+    program(
+        """
+        import sys
+        from mppool import PySQLXEngineSync, errors
+        with PySQLXEngineSync(sys.argv[1]) as conn, PySQLXEngineSync(sys.argv[1]) as other:
+            pid = conn.query_first("SELECT pg_backend_pid() AS a").a
+            other.query("SELECT pg_terminate_backend(:pid::int4, 5000) AS a", {"pid": pid})
+            try:
+                conn.query("SELECT 1 AS a")
+            except errors.QueryError:
+                print("gone")
+        """,
+        arguments=(postgres_uri,),
+        env={name: value for name, value in os.environ.items() if name != "RUST_LOG"},
+    )
+
+
+# --- the exit --------------------------------------------------------------------------------------------
+
+EXITS = {
+    "asyncio, closed": """
+        async def main():
+            async with PySQLXEngine(uri) as conn:
+                await conn.query("SELECT 1 AS a")
+        asyncio.run(main())
+        """,
+    "asyncio, left open": """
+        async def main():
+            global conn
+            conn = PySQLXEngine(uri)
+            await conn.connect()
+            await conn.query("SELECT 1 AS a")
+        asyncio.run(main())
+        """,
+    "blocking, left open": """
+        conn = PySQLXEngineSync(uri)
+        conn.connect()
+        conn.query("SELECT 1 AS a")
+        """,
+    "asyncio, cancelled and forgotten": """
+        async def main():
+            conn = PySQLXEngine(uri)
+            await conn.connect()
+            try:
+                await asyncio.wait_for(conn.query(slow), 0.02)
+            except asyncio.TimeoutError:
+                pass
+        asyncio.run(main())
+        """,
+    "a daemon thread in a call": """
+        def work():
+            with PySQLXEngineSync(uri) as conn:
+                ready.set()
+                while True:
+                    conn.query(slow)
+        ready = threading.Event()
+        threading.Thread(target=work, daemon=True).start()
+        ready.wait()
+        time.sleep(0.03)
+        """,
+}
+SLOW = {
+    "sqlite": "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 300000) SELECT count(*) a FROM n",
+    "postgresql": "SELECT pg_sleep(0.08)::text AS a",
+    "mysql": "SELECT SLEEP(0.08) AS a",
+}
+
+
+@pytest.mark.parametrize("case", list(EXITS))
+def test_clean_exits(case: str, database_uri: str) -> None:
+    """Without the hook, one in ten or so of these programs aborts. Six at a time."""
+    head = """
+import asyncio, sys, threading, time
+from mppool import PySQLXEngine, PySQLXEngineSync, errors
+uri, slow = sys.argv[1:]
+"""
+    text = head + textwrap.dedent(EXITS[case])
+    slow = SLOW[database_uri.partition(":")[0]]
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", text, database_uri, slow],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(6)
+    ]
+    ends = [(process.communicate(timeout=LONG)[1], process.returncode) for process in running]
+    assert [end for end in ends if end[1] or "FATAL" in end[0]] == []
+
+
+def test_settle_refuses_new_calls_and_may_come_twice(sqlite_uri: str) -> None:
+    out = program(
+        """
+        import sys
+        from mppool import PySQLXEngineSync, errors
+        from mppool.database import core
+        conn = PySQLXEngineSync(sys.argv[1]); conn.connect()
+        core.settle(); core.settle()
+        for call in (lambda: conn.query("SELECT 1"), PySQLXEngineSync(sys.argv[1]).connect):
+            try:
+                call()
+            except (errors.NotConnectedError, errors.ConnectError) as error:
+                print(error)
+        conn.close()
+        """,
+        arguments=(sqlite_uri,),
+    )
+    assert out.count("exiting") == 2
+
+
+def test_settle_does_not_wait_for_nothing() -> None:
+    core_free = program(
+        """
+        import time
+        from mppool.database import core
+        began = time.perf_counter()
+        core.settle()
+        print(time.perf_counter() - began < 0.01)
+        """
+    )
+    assert core_free == "True\n"
+
+
+def test_settle_ends_what_is_in_flight(postgres_uri: str) -> None:
+    out = program(
+        """
+        import sys, threading, time
+        from mppool import PySQLXEngineSync, errors
+        from mppool.database import core
+        def work():
+            try:
+                conn.query("SELECT pg_sleep(4)::text AS a")
+            except errors.QueryError as error:
+                print(error.message)
+        conn = PySQLXEngineSync(sys.argv[1]); conn.connect()
+        thread = threading.Thread(target=work); thread.start()
+        while not conn._link.busy:
+            time.sleep(0.001)
+        time.sleep(0.05)
+        began = time.monotonic()
+        core.settle()
+        thread.join()
+        print(time.monotonic() - began < 2)
+        """,
+        arguments=(postgres_uri,),
+    )
+    assert out == "The server terminated the connection.\nTrue\n"
