@@ -36,16 +36,16 @@ class Treasury:
         ledger.cells[L.H_MAX_SIZE] = max_size
 
     def attach(self, pid: int, started: int, warm: int, now: float) -> int | None:
-        """Open an account; the member's row. None: all rows are taken."""
+        """Open an account; the member's row. None: all rows are taken. Raises: OSError."""
         row = next((index for index in range(L.ROWS) if index not in self.books.accounts), None)
         if row is None:
             return None
+        self.semaphores[row] = make()  # first: it may fail, for want of descriptors
         self.ledger.clear(row)
         at, cells = self.ledger.row(row), self.ledger.cells
         cells[at + L.WARM] = warm
         cells[at + L.STARTED] = started
         cells[at + L.PID] = pid
-        self.semaphores[row] = make()
         self._told[row] = (0, 0, 0)
         self.books.attach(row, now)
         return row
@@ -99,7 +99,7 @@ class Treasury:
         self._told[member] = say
         cells[at + L.CREDIT], cells[at + L.TARGET], cells[at + L.LIMIT] = say
         hungry = self.books.extra(account) > 0
-        cells[at + L.KNOWN] = account.in_use + account.waiting if hungry else 0
+        cells[at + L.KNOWN] = min(account.in_use + account.waiting, L.NEVER) if hungry else 0
         if said != say and _concerned(account, said):
             self._bell(member)
 

@@ -1,0 +1,227 @@
+"""The treasury: permits move in the right order, bells ring for those who must act, settling ends."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mppool.core.books import TURN
+from mppool.manager import treasury as module
+from mppool.shared import ledger as L
+from tests.manager.watched import Budget, opened
+
+
+@pytest.fixture
+def budget() -> Iterator[Budget]:
+    with opened(4) as made:
+        yield made
+
+
+# -- the order of stores -------------------------------------------------------------------------------------
+
+
+def test_a_grant_is_in_the_ledger_before_the_semaphore(budget: Budget) -> None:
+    """The watched semaphore judges; here is only made sure that it had something to judge."""
+    member = budget.worker()
+    budget.report(member, waiting=3)
+    budget.settle()
+    assert budget.grants == [(member, 3)]
+    assert budget.take_all(member) == 3
+
+
+def test_a_recall_is_off_the_semaphore_before_the_ledger(budget: Budget) -> None:
+    hoarder, taker = budget.attach(warm=4), budget.attach()
+    budget.report(hoarder, waiting=4)
+    budget.settle()
+    budget.report(hoarder, waiting=0, warm=0)  # it never took them
+    budget.report(taker, waiting=3)
+    budget.settle()
+    assert budget.credits()[:2] == [1, 3]
+    assert (budget.take_all(hoarder), budget.take_all(taker)) == (1, 3)
+
+
+def test_only_what_is_on_the_semaphore_is_recalled(budget: Budget) -> None:
+    """A report is always late: the member has taken three and says none."""
+    quick, taker = budget.worker(4), budget.attach()
+    budget.report(quick, held=0)
+    budget.report(taker, waiting=4)
+    budget.settle()
+    assert budget.credits()[:2] == [4, 0]
+    budget.treasury.semaphores[quick].real.give(1)  # type: ignore[attr-defined]
+    budget.settle()
+    assert budget.credits()[:2] == [3, 1]
+
+
+# -- bells ---------------------------------------------------------------------------------------------------
+
+
+def test_nobody_is_rung_for_a_grant(budget: Budget) -> None:
+    """The semaphore becomes readable: that wakes whoever waits for it."""
+    member = budget.worker()
+    budget.report(member, waiting=2)
+    budget.settle()
+    assert budget.grants == [(member, 2)]
+    assert budget.bells == []
+
+
+def test_whoever_must_close_is_rung_once(budget: Budget) -> None:
+    idle, taker = budget.worker(4), budget.attach()
+    budget.report(taker, waiting=1)
+    budget.settle()
+    assert budget.bells == [idle]
+    assert (budget.cell(idle, L.TARGET), budget.cell(idle, L.LIMIT), budget.credit(idle)) == (3, 4, 4)
+    budget.settle()
+    assert budget.bells == [], "it has been told"
+    budget.report(taker, waiting=2)
+    budget.settle()
+    assert budget.bells == [idle], "now it is one more"
+
+
+def test_whoever_uses_more_than_a_fair_share_is_rung(budget: Budget) -> None:
+    busy, taker = budget.worker(4, in_use=4), budget.attach()
+    budget.report(taker, waiting=4)
+    budget.settle()
+    assert budget.bells == [busy]
+    assert (budget.cell(busy, L.TARGET), budget.cell(busy, L.LIMIT)) == (2, 2)
+
+
+def test_nobody_is_rung_who_closes_already_or_has_them_unused(budget: Budget) -> None:
+    closing, unused, taker = budget.worker(2, moving=2, closing=2), budget.attach(), budget.attach()
+    budget.report(unused, waiting=2)
+    budget.settle()
+    budget.report(unused, waiting=0)
+    budget.report(taker, waiting=4)
+    budget.settle()
+    assert budget.credits()[:3] == [2, 0, 2]
+    assert budget.cell(closing, L.TARGET) == 0
+    assert budget.bells == []
+
+
+@pytest.mark.parametrize(("waiting", "rung"), [(1, True), (0, False)])
+def test_a_lifted_order_is_told_to_whoever_waits(budget: Budget, waiting: int, rung: bool) -> None:
+    busy, taker = budget.worker(4, in_use=4), budget.attach()
+    budget.report(taker, waiting=2)
+    budget.settle()
+    budget.report(taker, waiting=0)
+    budget.report(busy, in_use=3, waiting=waiting)
+    budget.settle()
+    assert (budget.bells == [busy]) is rung
+    assert budget.cell(busy, L.TARGET) == budget.cell(busy, L.LIMIT) == 4
+
+
+def test_hunger_and_what_is_known_of_it_are_published(budget: Budget) -> None:
+    """A member rings only if it lacks more than the manager knows, or has what others want."""
+    busy, taker = budget.worker(4, in_use=4), budget.attach()
+    assert budget.ledger.cells[L.H_MAX_SIZE] == 4
+    budget.report(taker, waiting=3)
+    budget.settle()
+    assert budget.ledger.cells[L.H_HUNGRY] == 3
+    assert (budget.cell(busy, L.KNOWN), budget.cell(taker, L.KNOWN)) == (0, 3)
+    budget.report(taker, waiting=0)
+    budget.settle()
+    assert budget.ledger.cells[L.H_HUNGRY] == 0
+    assert budget.cell(taker, L.KNOWN) == 0
+
+
+# -- coming and going ----------------------------------------------------------------------------------------
+
+
+def test_a_new_row_says_who_and_nothing_of_its_last_owner(budget: Budget) -> None:
+    budget.report(0, held=9, waiting=9)
+    member = budget.treasury.attach(pid=77, started=5, warm=2, now=0.0)
+    assert member == 0
+    assert [budget.cell(0, cell) for cell in (L.PID, L.STARTED, L.CREDIT)] == [77, 5, 0]
+    assert budget.ledger.facts(0) == [0, 0, 0, 0, 0, 0, 2, 0]
+
+
+def test_rows_are_used_again_and_come_to_an_end(budget: Budget, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(L, "ROWS", 3)
+    assert [budget.attach() for _ in range(3)] == [0, 1, 2]
+    assert budget.treasury.attach(1, 1, 0, 0.0) is None
+    budget.treasury.leave(1)
+    assert budget.attach() == 1
+
+
+def test_a_failed_attach_leaves_no_trace(budget: Budget, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No descriptors left: whoever reads the ledger must not see a member that is none."""
+
+    def fail() -> None:
+        raise OSError(24, "Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "make", fail)
+        with pytest.raises(OSError):
+            budget.treasury.attach(77, 5, 0, 0.0)
+    assert budget.cell(0, L.PID) == 0
+    budget.settle()
+    assert budget.attach() == 0
+
+
+def test_who_leaves_frees_all_it_had(budget: Budget) -> None:
+    gone, taker = budget.worker(3, in_use=3), budget.attach()
+    fds = budget.treasury.semaphores[gone].fds[:]
+    budget.treasury.leave(gone)
+    assert not any(budget.ledger.cells[budget.ledger.row(gone) : budget.ledger.row(gone + 1)])
+    for fd in fds:
+        with pytest.raises(OSError):
+            os.fstat(fd)
+    budget.report(taker, waiting=4)
+    budget.settle()
+    assert budget.take_all(taker) == 4
+
+
+def test_warm_connections_are_granted_on_arrival(budget: Budget) -> None:
+    first, second = budget.attach(warm=3), budget.attach(warm=1)
+    budget.settle()
+    assert (budget.take_all(first), budget.take_all(second)) == (2, 1), "each within its fair share"
+
+
+def test_each_fact_reaches_the_account_under_its_name(budget: Budget) -> None:
+    member = budget.attach()
+    budget.report(member, held=2, in_use=3, moving=4, closing=5, waiting=6, since=7 * 10**9, warm=8, cost=9 * 10**9)
+    budget.settle()
+    account = budget.treasury.books.accounts[member]
+    names = ("held", "in_use", "moving", "closing", "waiting", "since", "warm", "cost")
+    assert [getattr(account, name) for name in names] == [2, 3, 4, 5, 6, 7, 8, 9]
+
+
+# -- settling ------------------------------------------------------------------------------------------------
+
+
+def test_taking_turns_asks_to_be_woken(budget: Budget) -> None:
+    """More members than permits: the turn of the one that has it ends, though nothing happens then."""
+    with opened(1) as narrow:
+        holder, taker = narrow.worker(1, in_use=1, cost=10_000_000), narrow.attach()
+        narrow.report(taker, waiting=1)
+        assert narrow.settle(0.0) == pytest.approx(TURN * 0.01)
+        assert narrow.bells == []
+        narrow.settle(TURN * 0.01)
+        assert narrow.bells == [holder]
+        assert narrow.cell(holder, L.LIMIT) == 0
+
+
+NUMBERS = st.one_of(st.integers(0, 8), st.integers(-(2**63), 2**63 - 1))
+FACTS = st.lists(NUMBERS, min_size=8, max_size=8)
+
+
+@given(rounds=st.lists(st.tuples(st.lists(FACTS, min_size=4, max_size=4), st.integers(0, 15)), max_size=4))
+def test_settling_ends_and_never_exceeds_whatever_members_claim(rounds: list[tuple[list[list[int]], int]]) -> None:
+    """Rows are written by others: any number may stand there. Permits come from the semaphores alone."""
+    with opened(6) as budget:
+        members = [budget.attach() for _ in range(4)]
+        for reports, takers in rounds:
+            for member, facts in zip(members, reports, strict=True):
+                start = budget.ledger.row(member) + L.HELD
+                for cell, value in enumerate(facts, start):
+                    budget.ledger.cells[cell] = value
+            budget.settle()
+            watched = budget.treasury.semaphores.values()
+            assert sum(each.out for each in watched) <= 6  # type: ignore[attr-defined]
+            assert [each.out for each in watched] == budget.credits()  # type: ignore[attr-defined]
+            for member in members:
+                if takers >> member & 1:
+                    budget.treasury.semaphores[member].real.take()  # type: ignore[attr-defined]
