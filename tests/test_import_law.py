@@ -1,0 +1,260 @@
+"""Who may import whom, read from the source; and what an import really brings along, seen in a fresh interpreter."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import pytest
+
+import mppool
+
+PACKAGE = os.path.dirname(mppool.__file__)
+HOME = os.path.dirname(PACKAGE)
+
+OUTSIDE = {"cli", "top", "metrics", "integrations", "__main__"}  # they know what a user knows
+FOR_ALL = {"errors", "settings", "stats"}
+
+#: What of ours each part may import. "manager.launcher" is a part of its own: it runs in members.
+OURS: dict[str, set[str]] = {
+    "__init__": FOR_ALL | {"database", "process"},
+    "errors": {"settings"},
+    "settings": set(),
+    "stats": set(),
+    "core": {"core"},
+    "shared": {"shared"},
+    "manager": {"manager", "core", "shared"},
+    "manager.launcher": FOR_ALL | {"shared"},
+    "process": FOR_ALL | {"process", "core", "shared", "database", "manager.launcher"},
+    "database": FOR_ALL | {"database"},
+    **{part: FOR_ALL | {"public"} | OUTSIDE for part in OUTSIDE},
+}
+
+#: What of other people's; those that are not always needed only inside functions.
+THEIRS: dict[str, set[str]] = {
+    "errors": {"pygments (late)"},
+    "shared": {"psutil (late)"},
+    "manager.launcher": {"filelock (late)"},
+    "database": {"pysqlx_core", "pydantic", "pygments (late)", "psutil (late)"},
+    "integrations": {"* (late)"},
+    "top": {"rich (late)"},
+    "cli": {"rich (late)"},
+}
+
+#: Of the standard library, for code without clock, I/O, lock, log or chance.
+PURE = {
+    "__future__", "abc", "bisect", "collections", "collections.abc", "dataclasses", "enum", "functools",
+    "heapq", "itertools", "math", "operator", "typing",
+}  # fmt: skip
+
+#: What the manager's process must do without; each of these brings more along than it is worth there.
+TOO_HEAVY = {
+    "argparse", "asyncio", "concurrent", "contextlib", "ctypes", "dataclasses", "datetime", "inspect", "logging",
+    "multiprocessing", "pathlib", "queue", "random", "subprocess", "tempfile", "threading", "traceback", "typing",
+    "urllib", "uuid", "filelock", "multiprocess", "psutil", "pydantic", "pysqlx_core",
+    "mppool.database", "mppool.errors", "mppool.manager.launcher", "mppool.process", "mppool.settings",
+}  # fmt: skip
+
+
+class Import(NamedTuple):
+    module: str  # dotted, absolute
+    line: int
+    late: bool  # inside a function
+    typing: bool  # for the type checker only
+
+
+def imports(source: str, module: str, package: bool) -> Iterator[Import]:
+    """Every import of a module; ``from mppool import x`` as ``mppool.x``."""
+
+    def walk(node: ast.AST, late: bool, typing: bool) -> Iterator[Import]:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.Import):
+                for alias in child.names:
+                    yield Import(alias.name, child.lineno, late, typing)
+            elif isinstance(child, ast.ImportFrom):
+                base = child.module or ""
+                if child.level:
+                    parts = module.split(".")
+                    parts = parts[: len(parts) - child.level + package]
+                    base = ".".join([*parts, base] if base else parts)
+                for alias in child.names:
+                    ours = base.partition(".")[0] == "mppool"
+                    yield Import(f"{base}.{alias.name}" if ours else base, child.lineno, late, typing)
+            elif isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+                yield from walk(ast.Module(child.body, []), late, True)
+                yield from walk(ast.Module(child.orelse, []), late, typing)
+            else:
+                function = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+                yield from walk(child, late or function, typing)
+
+    yield from walk(ast.parse(source), False, False)
+
+
+def part_of(module: str) -> str:
+    """mppool.process.agent is of "process", mppool.manager.launcher of itself, mppool.PoolManager is public."""
+    name = module.removeprefix("mppool").removeprefix(".")
+    if name == "manager.launcher" or name.startswith("manager.launcher."):
+        return "manager.launcher"
+    if name in mppool.__all__ and name not in FOR_ALL:
+        return "public"
+    return name.partition(".")[0] or "__init__"
+
+
+def judge(module: str, each: Import) -> str | None:
+    """What is wrong with an import; None: nothing."""
+    part = part_of(module)
+    top = each.module.partition(".")[0]
+    if top == "mppool":
+        twins = {"mppool.process.sync_pool", "mppool.process.async_pool"}
+        if module in twins and any(each.module.startswith(twin) for twin in twins - {module}):
+            return "sync and async handle never import each other"
+        if part == "__init__" and not (each.late or each.typing):
+            return "the package itself imports nothing of its own before it is asked for it"
+        if part_of(each.module) not in OURS[part]:
+            return f"{part} may import {', '.join(sorted(OURS[part])) or 'nothing'} of ours"
+    elif top not in sys.stdlib_module_names:
+        allowed = THEIRS.get(part, set())
+        if not (each.typing or top in allowed or (each.late and {f"{top} (late)", "* (late)"} & allowed)):
+            return f"{part} may import {', '.join(sorted(allowed)) or 'nothing'} of others'"
+    elif part == "core" and not each.typing and each.module not in PURE:
+        return "core is pure"
+    elif part in {"manager", "shared"} and not (each.typing or each.late) and top in TOO_HEAVY:
+        return "the manager's process must stay small"
+    return None
+
+
+def violations(source: str, module: str, package: bool = False) -> list[str]:
+    found = []
+    for each in imports(source, module, package):
+        if wrong := judge(module, each):
+            found.append(f"{module}:{each.line} imports {each.module}: {wrong}")
+    return found
+
+
+def modules() -> list[tuple[str, str]]:
+    """(dotted name, path) of everything in the package."""
+    found = []
+    for folder, _, files in os.walk(PACKAGE):
+        for file in sorted(files):
+            if file.endswith(".py"):
+                path = os.path.join(folder, file)
+                name = os.path.relpath(path, HOME)[:-3].replace(os.sep, ".").removesuffix(".__init__")
+                found.append((name, path))
+    return sorted(found)
+
+
+@pytest.mark.parametrize(("module", "path"), modules(), ids=[name for name, _ in modules()])
+def test_every_module_keeps_the_law(module: str, path: str) -> None:
+    with open(path, encoding="utf-8") as file:
+        assert violations(file.read(), module, path.endswith("__init__.py")) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "planted"),
+    [
+        ("mppool", "from mppool.errors import PoolError"),
+        ("mppool", "import pydantic"),
+        ("mppool.errors", "from mppool.process import handle"),
+        ("mppool.settings", "from mppool import errors"),
+        ("mppool.core.books", "import time"),
+        ("mppool.core.books", "def now():\n    from time import monotonic"),
+        ("mppool.core.books", "import os.path"),
+        ("mppool.core.pool", "if True:\n    import random"),
+        ("mppool.core.pool", "try:\n    import logging\nexcept ImportError: pass"),
+        ("mppool.core.pool", "from mppool.errors import PoolError"),
+        ("mppool.core.pool", "from ..shared import ledger"),
+        ("mppool.core", "from .. import errors"),
+        ("mppool.shared.paths", "from mppool import errors"),
+        ("mppool.shared.identity", "import psutil"),
+        ("mppool.shared.ledger", "from dataclasses import dataclass"),
+        ("mppool.manager.server", "from mppool.manager import launcher"),
+        ("mppool.manager.server", "from mppool.process.member import Member"),
+        ("mppool.manager.server", "import logging"),
+        ("mppool.manager.server", "from concurrent.futures import Future"),
+        ("mppool.manager.treasury", "from mppool import settings"),
+        ("mppool.manager.launcher", "from filelock import FileLock"),
+        ("mppool.manager.launcher", "from mppool.manager.server import Manager"),
+        ("mppool.process.agent", "from mppool.manager.server import Manager"),
+        ("mppool.process.agent", "import pysqlx_core"),
+        ("mppool.process.sync_pool", "from mppool.process.async_pool import PySQLXEnginePool"),
+        ("mppool.process.async_pool", "from . import sync_pool"),
+        ("mppool.process.async_pool", "import mppool.process.sync_pool"),
+        ("mppool.database.rows", "from mppool.process import registry"),
+        ("mppool.database.rows", "from mppool import PoolManager"),
+        ("mppool.cli", "from mppool.process.manager import PoolManager"),
+        ("mppool.metrics", "from mppool.shared import ledger"),
+        ("mppool.metrics", "def export():\n    import prometheus_client"),
+        ("mppool.integrations.gunicorn", "import gunicorn"),
+        ("mppool.integrations.gunicorn", "from mppool.process import registry"),
+    ],
+)
+def test_a_planted_violation_is_found(module: str, planted: str) -> None:
+    assert len(violations(planted, module, module == "mppool.core")) == 1
+
+
+@pytest.mark.parametrize(
+    ("module", "planted"),
+    [
+        ("mppool", "def __getattr__(name):\n    from mppool import errors"),
+        ("mppool.core.books", "from heapq import heappush"),
+        ("mppool.core.books", "if TYPE_CHECKING:\n    from time import struct_time"),
+        ("mppool.shared.identity", "def look():\n    import psutil"),
+        ("mppool.manager.server", "from mppool.shared import ledger as L"),
+        ("mppool.process.member", "from mppool.manager.launcher import enter"),
+        ("mppool.cli", "from mppool import PoolManager, errors"),
+        ("mppool.integrations.gunicorn", "def hook():\n    import gunicorn"),
+    ],
+)
+def test_what_is_lawful_passes(module: str, planted: str) -> None:
+    assert violations(planted, module) == []
+
+
+def test_every_lazy_name_has_a_home() -> None:
+    known = {name for name, _ in modules()}
+    assert set(mppool._HOME.values()) <= known
+    assert set(mppool._HOME) | {"errors", "__version__"} == set(mppool.__all__)
+
+
+# -- what an import brings along -----------------------------------------------------------------------------
+
+
+def brought(statement: str, *flags: str) -> set[str]:
+    """The modules of a fresh interpreter after a statement."""
+    path = [HOME] if "-S" in flags else [HOME, *sys.path]
+    code = f"import sys; sys.path.extend({path!r}); {statement}; print(*sys.modules)"
+    run = subprocess.run([sys.executable, "-I", *flags, "-c", code], capture_output=True, text=True, check=True)
+    return set(run.stdout.split())
+
+
+def among(names: set[str], modules: set[str]) -> set[str]:
+    return {module for module in modules if any(module == name or module.startswith(name + ".") for name in names)}
+
+
+def test_the_manager_brings_little_along() -> None:
+    modules = brought("import mppool.manager.server", "-S")
+    assert "mppool.manager.treasury" in modules
+    assert among(TOO_HEAVY, modules) == set()
+    assert len(modules) < 100, "count what came new; each costs memory in every budget's manager"
+
+
+def test_the_package_alone_brings_nothing() -> None:
+    bare = brought("from importlib import import_module", "-S")
+    assert brought("import mppool", "-S") - bare == {"mppool", "__future__"}
+
+
+def test_what_is_not_always_needed_comes_late() -> None:
+    names = ", ".join(name for name in mppool.__all__ if not name.startswith("_"))
+    late = {
+        "filelock",
+        "psutil",
+        "pygments",
+        "multiprocess",
+        "multiprocessing",
+        "rich",
+        "mppool.manager.server",
+    }
+    assert among(late, brought(f"from mppool import {names}")) == set()
