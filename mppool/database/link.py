@@ -14,12 +14,13 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 from mppool import errors
 from mppool.database import core as core_module
 from mppool.database import sockets
 from mppool.database.driver import drive
+from mppool.database.uris import check_uri, options, scrub, with_defaults
 from mppool.database.verdicts import Verdict, judge
 
 if TYPE_CHECKING:
@@ -276,57 +277,6 @@ class Link:
         self.reason = "the connection was opened before a fork, in the parent process"
 
 
-def check_uri(database: Database) -> None:
-    """Refuse what would give wrong results later.
-
-    Raises:
-        ValueError: MySQL with ``socket_timeout``: after a timeout every answer would belong to the question
-            before.
-    """
-    if database.provider == "mysql" and "socket_timeout" in _options(database.uri):
-        raise ValueError(
-            "invalid uri: socket_timeout is not supported on MySQL: after a timeout, every query on the "
-            "connection would return the result of the query before it"
-        )
-
-
-def _options(uri: str) -> dict[str, str]:
-    pairs = (part.partition("=") for part in uri.partition("?")[2].split("&"))
-    return {name: value for name, _, value in pairs if name}
-
-
-def _with_defaults(database: Database, connect_timeout: float) -> str:
-    """The uri with what the user left open: a bound on connecting, and no second connection on MySQL."""
-    if database.provider not in ("postgresql", "mysql"):
-        return database.uri
-    given = _options(database.uri)
-    more = []
-    if "connect_timeout" not in given:
-        more.append(f"connect_timeout={max(1, round(connect_timeout + 0.499))}")  # whole seconds only
-    if database.provider == "mysql" and not given.keys() & {"prefer_socket", "socket"}:
-        # on the same host it would open a second connection to ask for the socket's path, and drop the first
-        more.append("prefer_socket=false")
-    if not more:
-        return database.uri
-    glue = "" if database.uri.endswith(("?", "&")) else "&" if "?" in database.uri else "?"
-    return database.uri + glue + "&".join(more)
-
-
-def scrub(text: str, uri: str) -> str:
-    """``text`` without the uri's password."""
-    if "password=" in uri:  # sqlserver://host;user=sa;password=secret
-        secrets = [part.partition("=")[2] for part in uri.split(";") if part.lower().startswith("password=")]
-    else:
-        try:
-            password = urlsplit(uri).password
-        except ValueError:
-            password = None
-        secrets = [password or ""]
-    for secret in {*secrets, *map(unquote, secrets)} - {""}:
-        text = text.replace(secret, "***")
-    return text
-
-
 async def opening(database: Database, connect_timeout: float = 5.0, sqlite_connections: int = 0) -> Link:
     """Open a connection; see `open_link`."""
     check_uri(database)
@@ -340,7 +290,7 @@ async def opening(database: Database, connect_timeout: float = 5.0, sqlite_conne
     token = object()
     process.opens.add(token)
     try:
-        conn = await core.new(_with_defaults(database, connect_timeout))
+        conn = await core.new(with_defaults(database, connect_timeout))
     except core.Error as error:
         code, message = error.code(), error.message()  # type: ignore[attr-defined]
         raise errors.ConnectError(code, scrub(message, database.uri)) from None
@@ -379,7 +329,7 @@ def open_link(database: Database, *, connect_timeout: float = 5.0, sqlite_connec
         ValueError: the uri asks for what cannot be had, see `check_uri`.
     """
     # The core's own limit ends an open properly; ours is behind it, for name servers that never answer.
-    limit = None if "connect_timeout" in _options(database.uri) else 2 * connect_timeout + 5.0
+    limit = None if "connect_timeout" in options(database.uri) else 2 * connect_timeout + 5.0
     began = monotonic()
     flow: Coroutine[Any, Any, Link] = opening(database, connect_timeout, sqlite_connections)
     try:

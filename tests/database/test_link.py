@@ -14,7 +14,8 @@ from mppool import errors
 from mppool.database import core
 from mppool.database.connection import PySQLXEngineSync
 from mppool.database.driver import drive
-from mppool.database.link import Link, _with_defaults, check_uri, open_link, scrub
+from mppool.database.link import Link, open_link
+from mppool.database.uris import check_uri, scrub, with_defaults
 from mppool.database.verdicts import is_full, is_permanent
 from mppool.settings import Database
 from tests import servers
@@ -225,14 +226,14 @@ def test_mysql_opens_one_connection_not_two(mysql_uri: str) -> None:
 )
 def test_what_is_added_to_the_uri(uri: str, more: str) -> None:
     database = Database.parse(uri)
-    assert _with_defaults(database, 4.2) == database.uri + more
+    assert with_defaults(database, 4.2) == database.uri + more
 
 
 def test_connect_timeout_is_whole_seconds_and_at_least_one() -> None:
     database = Database.parse("postgresql://h/d")
-    assert _with_defaults(database, 0.1).endswith("=1")
-    assert _with_defaults(database, 2.0).endswith("=2")
-    assert _with_defaults(database, 2.1).endswith("=3")
+    assert with_defaults(database, 0.1).endswith("=1")
+    assert with_defaults(database, 2.0).endswith("=2")
+    assert with_defaults(database, 2.1).endswith("=3")
 
 
 def test_an_unreachable_server(postgres_uri: str) -> None:

@@ -1,0 +1,63 @@
+"""What a database's uri says beyond the address: refused, completed, and kept out of messages."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
+
+if TYPE_CHECKING:
+    from mppool.settings import Database
+
+__all__ = ["check_uri", "options", "scrub", "with_defaults"]
+
+
+def check_uri(database: Database) -> None:
+    """Refuse what would give wrong results later.
+
+    Raises:
+        ValueError: MySQL with ``socket_timeout``: after a timeout every answer would belong to the question
+            before.
+    """
+    if database.provider == "mysql" and "socket_timeout" in options(database.uri):
+        raise ValueError(
+            "invalid uri: socket_timeout is not supported on MySQL: after a timeout, every query on the "
+            "connection would return the result of the query before it"
+        )
+
+
+def options(uri: str) -> dict[str, str]:
+    """What stands after the '?'."""
+    pairs = (part.partition("=") for part in uri.partition("?")[2].split("&"))
+    return {name: value for name, _, value in pairs if name}
+
+
+def with_defaults(database: Database, connect_timeout: float) -> str:
+    """The uri with what the user left open: a bound on connecting, and no second connection on MySQL."""
+    if database.provider not in ("postgresql", "mysql"):
+        return database.uri
+    given = options(database.uri)
+    more = []
+    if "connect_timeout" not in given:
+        more.append(f"connect_timeout={max(1, round(connect_timeout + 0.499))}")  # whole seconds only
+    if database.provider == "mysql" and not given.keys() & {"prefer_socket", "socket"}:
+        # on the same host it would open a second connection to ask for the socket's path, and drop the first
+        more.append("prefer_socket=false")
+    if not more:
+        return database.uri
+    glue = "" if database.uri.endswith(("?", "&")) else "&" if "?" in database.uri else "?"
+    return database.uri + glue + "&".join(more)
+
+
+def scrub(text: str, uri: str) -> str:
+    """``text`` without the uri's password."""
+    if "password=" in uri:  # sqlserver://host;user=sa;password=secret
+        secrets = [part.partition("=")[2] for part in uri.split(";") if part.lower().startswith("password=")]
+    else:
+        try:
+            password = urlsplit(uri).password
+        except ValueError:
+            password = None
+        secrets = [password or ""]
+    for secret in {*secrets, *map(unquote, secrets)} - {""}:
+        text = text.replace(secret, "***")
+    return text
