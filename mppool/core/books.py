@@ -15,6 +15,7 @@ from __future__ import annotations
 from heapq import heapify, heappop, heappush, heapreplace
 
 TURN = 8  # times the cost of a reconnect that a member may keep its only permit while another has none
+LEAST_TURN = 0.002  # seconds; and where a reconnect costs next to nothing, or has never been measured
 
 
 class Account:
@@ -63,6 +64,10 @@ class Account:
     @property
     def idle(self) -> int:
         return max(0, self.held - self.in_use - self.moving)
+
+    @property
+    def turn_ends(self) -> float:
+        return self.turn + max(LEAST_TURN, TURN * self.cost)
 
 
 class Plan:
@@ -229,10 +234,10 @@ class Books:
         """More members than permits: whoever had its turn longest passes its permit on to who waits longest."""
         holders = sorted(
             (account for account in self.accounts.values() if account.target),
-            key=lambda account: account.turn + TURN * account.cost,
+            key=lambda account: account.turn_ends,
         )
         for _, account in zip(takers, holders, strict=False):
-            over = account.turn + TURN * account.cost
+            over = account.turn_ends
             if over <= now:
                 self._press(account)
             elif plan.again_at is None or over < plan.again_at:

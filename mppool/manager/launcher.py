@@ -75,9 +75,9 @@ def _launch(config: dict[str, Any]) -> socket.socket:
     socket_path = os.path.join(folder, paths.SOCKET)
     if os.path.lexists(socket_path):
         os.unlink(socket_path)  # of a manager that was killed
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     log = os.open(os.path.join(folder, paths.LOG), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
     reader, writer = os.pipe()
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         listener.bind(socket_path)
         os.chmod(socket_path, 0o600)
@@ -97,9 +97,12 @@ def _launch(config: dict[str, Any]) -> socket.socket:
         for fd in (log, reader, writer):
             os.close(fd)
     sock = connect(config["name"])
-    process.wait()
-    if sock is None:
-        raise errors.ManagerUnavailableError(f"budget {config['name']!r}: {_last_words(folder)}")
+    if process.wait() or sock is None:
+        words = _last_words(folder)
+        if sock is not None:
+            sock.close()
+        paths.remove_folder(folder)
+        raise errors.ManagerUnavailableError(f"budget {config['name']!r}: {words}")
     return sock
 
 

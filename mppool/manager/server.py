@@ -7,9 +7,11 @@ needs it: no member is attached and its owner is gone.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
+import resource
 import selectors
 import signal
 import socket
@@ -24,21 +26,23 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-FIRST_MEMBER = 10.0  # seconds a new manager waits for whoever launched it to come in
+FIRST_MEMBER = 10.0  # seconds a new manager waits for whoever launched it, and a leaving one for who just came in
 LOOK = 0.2  # seconds between looks at processes of whose end the kernel cannot tell us
 SOON = 0.05  # seconds until the next try to leave
+DESCRIPTORS = 3 * L.ROWS + 64  # a member costs a socket, a semaphore and a notice of its end
 _LISTENER = 0  # the listening socket is our standard input
 
 
 class Guest:
     """A connection from a process of ours: a member, an owner, or somebody who asks."""
 
-    __slots__ = ("channel", "member", "notice", "owner", "pid", "started")
+    __slots__ = ("arrived", "channel", "member", "notice", "owner", "pid", "started")
 
     def __init__(self, channel: messages.Channel, pid: int) -> None:
         self.channel = channel
         self.pid = pid
         self.started = identity.started(pid)
+        self.arrived = time.monotonic()
         self.member: int | None = None
         self.owner = False
         self.notice: int | None = None  # a descriptor that tells of the process's end
@@ -56,18 +60,18 @@ class Manager:
         self._listener = listener
         self._folder = folder
         self._config = config
-        ledger = L.Ledger.create(os.path.join(folder, paths.LEDGER))
+        ledger, self._ledger_fd = L.Ledger.create(os.path.join(folder, paths.LEDGER))
         for row in range(L.ROWS):
             if ledger.cells[ledger.row(row) + L.PID]:
                 ledger.clear(row)
         ledger.cells[L.H_STARTED] = identity.started(os.getpid())
         ledger.cells[L.H_MANAGER] = os.getpid()
-        self._ledger = ledger
         self._treasury = Treasury(ledger, config["max_size"], self._ring)
         self._guests: set[Guest] = set()
         self._members: dict[int, Guest] = {}
         self._selector = selectors.DefaultSelector()
         self._stopping = False
+        self._full = False  # no descriptors left for another guest
         self._dirty = False  # something happened that the treasury should see
         self._again_at: float | None = None
         self._leave_at: float | None = time.monotonic() + FIRST_MEMBER
@@ -105,7 +109,10 @@ class Manager:
     def _accept(self) -> None:
         try:
             sock, _ = self._listener.accept()
-        except OSError:
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                self._full = True  # until somebody goes: the knocking would keep us awake
+                self._selector.unregister(self._listener)
             return
         try:
             pid, uid = messages.peer(sock)
@@ -134,7 +141,7 @@ class Manager:
                 return
             for message in heard[0]:
                 self._answer(guest, message)
-        except (messages.Garbled, OSError, KeyError, TypeError):
+        except (ValueError, OSError, KeyError, TypeError):  # Garbled is a ValueError
             self._gone(guest)  # it does not speak our language, or does not listen
             return
         if heard[1]:
@@ -154,6 +161,9 @@ class Manager:
             del self._members[guest.member]
             self._treasury.leave(guest.member)
             self._dirty = True
+        if self._full:
+            self._full = False
+            self._selector.register(self._listener, selectors.EVENT_READ, None)
         self._consider_leaving()
 
     def _consider_leaving(self) -> None:
@@ -165,15 +175,17 @@ class Manager:
 
     def _answer(self, guest: Guest, message: dict[str, Any]) -> None:
         verb = message["do"]
+        if not all(value is None or isinstance(value, (str, int)) for value in message.values()):
+            raise messages.Garbled("a request of anything but words and whole numbers")
         if verb == "attach":
             self._attach(guest, message)
         elif verb == "own":
             if not self._refuse(guest, message):
                 guest.owner = True
                 self._leave_at = None
-                guest.channel.send(self._description(), [self._ledger.fd])
+                guest.channel.send(self._description(), [self._ledger_fd])
         elif verb == "describe":
-            guest.channel.send(self._description(), [self._ledger.fd])
+            guest.channel.send(self._description(), [self._ledger_fd])
         elif verb == "stop":
             self._stopping = True
             for each in self._guests:
@@ -208,16 +220,20 @@ class Manager:
             return
         now = time.monotonic()
         warm = min(max(0, int(message["warm"])), self._config["max_size"])
-        row = self._treasury.attach(guest.pid, guest.started, warm, now)
+        full = f"it has {len(self._members)} members already"
+        try:
+            row = self._treasury.attach(guest.pid, guest.started, warm, now)
+        except OSError as error:
+            row, full = None, f"{full}, and {error.strerror}"
         if row is None:
-            text = f"budget {self._config['name']!r} has {L.ROWS} members already"
+            text = f"budget {self._config['name']!r} takes no more members: {full}"
             guest.channel.send({"ok": False, "error": "ManagerUnavailableError", "message": text})
             return
         guest.member, self._members[row] = row, guest
         self._leave_at = None
         self._again_at = self._treasury.settle(now)  # so that it finds permits when it comes in
         fds = self._treasury.semaphores[row].fds
-        guest.channel.send({**self._description(), "row": row, "fds": len(fds)}, [self._ledger.fd, *fds])
+        guest.channel.send({**self._description(), "row": row, "fds": len(fds)}, [self._ledger_fd, *fds])
 
     def _ring(self, member: int) -> None:
         self._members[member].channel.ring()
@@ -230,7 +246,9 @@ class Manager:
         lock = os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if self._guests or self._knocked() or not os.fstat(lock).st_nlink:
+            just_in = time.monotonic() - FIRST_MEMBER
+            coming = self._knocked() or any(guest.arrived > just_in for guest in self._guests)
+            if coming or not os.fstat(lock).st_nlink:
                 self._leave_at = time.monotonic() + SOON
                 return False
             paths.remove_folder(self._folder)
@@ -263,6 +281,9 @@ def main(folder: str) -> None:
     config_fd = int(sys.argv[3])
     with open(config_fd, "rb") as pipe:
         config = json.loads(pipe.read())
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if 0 <= soft < DESCRIPTORS:  # below zero it is without limit
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(DESCRIPTORS, hard) if hard >= 0 else DESCRIPTORS, hard))
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, _LISTENER)
     os.close(null)

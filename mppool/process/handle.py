@@ -131,7 +131,7 @@ class Handle:
             raise errors.PoolClosedError(
                 f"pool {self._name!r} is {'not started' if self._state == 'new' else 'stopped'}: call start() first"
             )
-        self._local = registry.join(self._budget, self._name, self._settings)
+        self._local = registry.join(self, self._budget, self._name, self._settings)
         return self._local
 
     def _begin(self, starting: Waiter) -> LocalPool:
@@ -139,7 +139,7 @@ class Handle:
         if self._state == "started":
             raise errors.PoolAlreadyStartedError(f"pool {self._name!r} is started already")
         if self._local is None:
-            self._local = registry.join(self._budget, self._name, self._settings, starting)
+            self._local = registry.join(self, self._budget, self._name, self._settings, starting)
         else:  # a lazy one that has been used: it stands
             starting.wake()
         self._state = "started"
@@ -164,7 +164,7 @@ class Handle:
             raise errors.PoolAlreadyClosedError(f"pool {self._name!r} {what}")
         self._state = "stopped"
         local, self._local = self._local, None
-        return local if local is not None and registry.part(local) else None
+        return local if local is not None and registry.part(self, local) else None
 
     def _discard(self) -> None:
         """The budget's owner ends it: stop, if running at all, and wait for what can be waited for."""

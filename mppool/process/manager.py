@@ -43,9 +43,8 @@ class PoolManager:
         self._budget = budget
         self._name = name
         self._lock = threading.Lock()
-        self._channel: Channel | None = None
+        self._channel: Channel | None = None  # held by the owner: it keeps the manager there
         self._ledger: L.Ledger | None = None
-        self._owner = False
         self._stopped = False
         self._handles: weakref.WeakSet[Handle] = weakref.WeakSet()
         registry.watch_forks(self)
@@ -65,7 +64,8 @@ class PoolManager:
             raise errors.ManagerUnavailableError(f"budget {name!r} has just ended") from error
         manager = cls.__new__(cls)
         manager._set(BudgetSettings(answer["uri"], answer["max_size"], name), name)
-        manager._adopt(channel)
+        manager._open_ledger(channel)
+        channel.close()
         return manager
 
     # -- life ------------------------------------------------------------------------------------------------
@@ -76,34 +76,40 @@ class PoolManager:
         Raises: PoolAlreadyStartedError; BudgetMismatchError; ManagerUnavailableError.
         """
         with self._lock:
-            if self._owner:
+            if self._channel is not None:
                 raise errors.PoolAlreadyStartedError(f"manager {self._name!r} is started already")
-            self._hang_up()
             budget = self._budget
             request = {"do": "own", "database": budget.database.key, "max_size": budget.max_size}
             _, channel = launcher.enter(launch_config(budget, self._name), request)
-            self._adopt(channel)
-            self._owner, self._stopped = True, False
+            self._open_ledger(channel)
+            self._channel, self._stopped = channel, False
 
     def stop(self) -> None:
         """End the budget: stop this process's handles, admit no new member. The manager leaves with the last one.
 
+        Whoever has attached to a budget by its name may end it so.
+
         Raises: PoolAlreadyClosedError.
         """
         with self._lock:
-            if self._stopped or self._channel is None:
+            channel = None if self._stopped else self._channel or self._call()
+            if channel is None:
                 raise errors.PoolAlreadyClosedError(f"manager {self._name!r} is not running")
             self._stopped = True
             handles = list(self._handles)
             try:
-                self._channel.send({"do": "stop"})
+                channel.send({"do": "stop"})
             except OSError:
                 pass  # it is gone already
         for handle in handles:
             handle._discard()
         with self._lock:
-            self._hang_up()
-            self._owner = False
+            channel.close()
+            self._channel = self._ledger = None
+
+    def _call(self) -> Channel | None:
+        sock = launcher.connect(self._name)
+        return None if sock is None else Channel(sock)
 
     def __enter__(self) -> PoolManager:
         self.start()
@@ -180,7 +186,7 @@ class PoolManager:
         )
 
     def __repr__(self) -> str:
-        state = "stopped" if self._stopped else "started" if self._owner else "attached" if self._channel else "new"
+        state = "stopped" if self._stopped else "started" if self._channel else "attached" if self._ledger else "new"
         return f"<PoolManager {self._name!r} {self._budget.database.key} max_size={self.max_size}: {state}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -194,26 +200,23 @@ class PoolManager:
                 sock = launcher.connect(self._name)
                 if sock is None:
                     raise errors.ManagerUnavailableError(f"budget {self._name!r} is not running: call start()")
-                self._adopt(launcher.ask(sock, {"do": "describe"}, self._name)[1])
+                _, channel = launcher.ask(sock, {"do": "describe"}, self._name)
+                self._open_ledger(channel)
+                channel.close()
             assert self._ledger is not None
             return self._ledger
 
-    def _adopt(self, channel: Channel) -> None:
-        self._channel = channel
-        self._ledger = L.Ledger(channel.claim_fds(1)[0])
-
-    def _hang_up(self) -> None:
-        if self._channel is not None:
-            self._channel.close()
-        if self._ledger is not None:
-            self._ledger.close()
-        self._channel = self._ledger = None
+    def _open_ledger(self, channel: Channel) -> None:
+        (fd,) = channel.claim_fds(1)
+        self._ledger = L.Ledger(fd)
+        os.close(fd)
 
     def forked_in_child(self) -> None:
         """The child owns nothing: it looks the manager up again when it is asked something."""
         self._lock = threading.Lock()
-        self._hang_up()
-        self._owner = False
+        if self._channel is not None:
+            self._channel.close()
+        self._channel = self._ledger = None
 
 
 def _unpickled(budget: BudgetSettings, name: str) -> PoolManager:

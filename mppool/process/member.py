@@ -6,6 +6,7 @@ manager then frees whatever it had. Only the agent attaches and listens; any thr
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from mppool.manager.launcher import enter
@@ -44,6 +45,7 @@ class Member:
         answer, self.channel = enter(launch_config(budget, name), request)
         fds = self.channel.claim_fds(1 + answer["fds"])
         self.ledger = L.Ledger(fds[0])
+        os.close(fds[0])
         self.semaphore: EventSemaphore = adopt(fds[1:])
         self.at = self.ledger.row(answer["row"])
 

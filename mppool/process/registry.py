@@ -27,7 +27,7 @@ class Forkable(Protocol):
 
 _lock = threading.Lock()
 _pools: dict[str, LocalPool] = {}
-_users: dict[str, int] = {}  # handles by budget
+_users: dict[str, set[int]] = {}  # the handles that use it, by id
 _forkables: weakref.WeakSet[Forkable] = weakref.WeakSet()
 
 
@@ -36,8 +36,10 @@ def watch_forks(forkable: Forkable) -> None:
     _forkables.add(forkable)
 
 
-def join(budget: BudgetSettings, name: str, settings: PoolSettings, starting: Waiter | None = None) -> LocalPool:
-    """This process's pool at a budget, made now if need be; `part` when done with it.
+def join(
+    user: Forkable, budget: BudgetSettings, name: str, settings: PoolSettings, starting: Waiter | None = None
+) -> LocalPool:
+    """This process's pool at a budget, made now if need be; `part` when done with it. Joining twice is joining once.
 
     Raises: BudgetMismatchError, ValueError when another handle of this process uses it with settings that clash.
     """
@@ -45,21 +47,21 @@ def join(budget: BudgetSettings, name: str, settings: PoolSettings, starting: Wa
         pool = _pools.get(name)
         if pool is None or pool.machine.stopped:
             pool = _pools[name] = LocalPool(budget, name, settings, starting)
-            _users[name] = 0
-        else:
+            _users[name] = set()
+        elif id(user) not in _users[name]:
             pool.adapt(budget, settings)
             if starting is not None:
                 pool.agent.tell_when_warm(starting)
-        _users[name] += 1
+        _users[name].add(id(user))
         return pool
 
 
-def part(pool: LocalPool) -> bool:
+def part(user: Forkable, pool: LocalPool) -> bool:
     """A handle is done with a pool; True: it was the last, the pool is stopping."""
     with _lock:
         if _pools.get(pool.name) is not pool:
             return False
-        _users[pool.name] -= 1
+        _users[pool.name].discard(id(user))
         if _users[pool.name]:
             return False
         del _pools[pool.name], _users[pool.name]

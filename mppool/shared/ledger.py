@@ -31,21 +31,24 @@ SIZE = 8 * (HEADER + ROWS * ROW)
 
 
 class Ledger:
-    """The mapping, and nothing but cells: ``ledger.cells[ledger.row(3) + IN_USE]``."""
+    """The mapping, and nothing but cells: ``ledger.cells[ledger.row(3) + IN_USE]``.
+
+    Args:
+        fd: the file's descriptor; it stays the caller's, and is not needed any more.
+    """
 
     def __init__(self, fd: int) -> None:
-        self.fd = fd  # ours from here on; it is what new members are given
         self._map = mmap.mmap(fd, SIZE)
         self.cells = memoryview(self._map).cast("q")
 
     @classmethod
-    def create(cls, path: str) -> Ledger:
-        """Make (or take over) the file. Raises: OSError."""
+    def create(cls, path: str) -> tuple[Ledger, int]:
+        """Make (or take over) the file; the ledger, and the descriptor that members are given. Raises: OSError."""
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         os.ftruncate(fd, SIZE)
         ledger = cls(fd)
         ledger.cells[H_MAGIC] = MAGIC
-        return ledger
+        return ledger, fd
 
     @staticmethod
     def row(index: int) -> int:
@@ -64,4 +67,3 @@ class Ledger:
     def close(self) -> None:
         self.cells.release()
         self._map.close()
-        os.close(self.fd)

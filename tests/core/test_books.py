@@ -23,7 +23,7 @@ class Process:
     def __init__(self) -> None:
         self.tokens = 0  # on its semaphore
         self.in_use = self.idle = self.opening = self.closing = self.waiting = 0
-        self.since = 0.0
+        self.since = self.cost = 0.0
         self.warm = 0
 
     @property
@@ -33,7 +33,8 @@ class Process:
     def report(self, account: Account) -> None:
         account.held, account.in_use = self.held, self.in_use
         account.moving, account.closing = self.opening + self.closing, self.closing
-        account.waiting, account.since, account.warm, account.cost = self.waiting, self.since, self.warm, 0.01
+        account.waiting, account.since, account.warm = self.waiting, self.since, self.warm
+        account.cost = self.cost
 
     def serve(self) -> None:
         served = min(self.idle, self.waiting)
@@ -56,11 +57,11 @@ class Walk(RuleBasedStateMachine):
 
     # -- what members do -------------------------------------------------------------------------------------
 
-    @rule(warm=st.integers(0, 3))
-    def attach(self, warm: int) -> None:
+    @rule(warm=st.integers(0, 3), cost=st.sampled_from([0.0, 0.0001, 0.01]))
+    def attach(self, warm: int, cost: float) -> None:
         if len(self.processes) < 5:
             process = self.processes[self.next_id] = Process()
-            process.warm = warm
+            process.warm, process.cost = warm, cost
             self.books.attach(self.next_id, self.now)
             self.next_id += 1
 
@@ -277,6 +278,15 @@ class SwapsForEver(Books):
     STEP = 1
 
 
+class TurnsWithoutEnd(Books):
+    """Lets a turn take no time at all."""
+
+    def plan(self, now: float) -> Plan:
+        for account in self.accounts.values():
+            account.turn = -1.0
+        return super().plan(now)
+
+
 class GrantsWhatIsNotFree(Books):
     @property
     def free(self) -> int:
@@ -293,6 +303,7 @@ class GrantsWhatIsNotFree(Books):
         TrustsStaleFacts,
         SwapsForEver,
         GrantsWhatIsNotFree,
+        TurnsWithoutEnd,
     ],
 )
 def test_the_walk_finds_planted_bugs(planted: type[Books]) -> None:

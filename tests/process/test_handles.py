@@ -145,13 +145,12 @@ def test_stop_tells_those_who_wait(flavour: Flavour, sqlite_uri: str) -> None:
             async with flavour.connection(pool):
                 raise AssertionError
 
-        async with flavour.running(sqlite_uri, 1, 1) as pool:
-            async with flavour.connection(pool):
-                waits = asyncio.create_task(caller())
-                await until(lambda: pool.stats().waiting == 1)
-                await flavour.stop(pool)
-                with pytest.raises(errors.PoolClosedError):
-                    await waits
+        async with flavour.running(sqlite_uri, 1, 1) as pool, flavour.connection(pool):
+            waits = asyncio.create_task(caller())
+            await until(lambda: pool.stats().waiting == 1)
+            await flavour.stop(pool)
+            with pytest.raises(errors.PoolClosedError):
+                await waits
             # what was borrowed is closed when it comes back, and the seat given up: the balance sheet checks it
 
     run(scenario())

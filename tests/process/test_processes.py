@@ -169,15 +169,15 @@ def test_one_busy_process_gets_the_whole_budget(sqlite_uri: str) -> None:
     """Four are attached and keep connections warm; the fifth gets them all."""
     with PoolManager(sqlite_uri, 12) as manager:
         pool = manager.pool(min_size=2)
-        go, ready = multiprocessing.Event(), multiprocessing.Barrier(5)
+        go, ready = multiprocessing.Event(), multiprocessing.Semaphore(0)
 
         def idler() -> None:
             children.use_threads(pool)
-            ready.wait()
+            ready.release()
             go.wait()
 
         pids = [children.forked(idler) for _ in range(4)]
-        ready.wait()
+        assert all(ready.acquire(timeout=20) for _ in pids)
         assert manager.stats().open >= 4
         leases = [pool.connection(10) for _ in range(12)]
         for lease in leases:
@@ -195,7 +195,7 @@ def test_whoever_comes_late_gets_its_share(sqlite_uri: str) -> None:
     """One process has everything in use and callers in line; another still gets half, at the next give-backs."""
     with PoolManager(sqlite_uri, 4) as manager:
         pool = manager.pool()
-        stop, served = threading.Event(), multiprocessing.Value("i", 0)
+        stop = threading.Event()
 
         def greedy() -> None:
             while not stop.is_set():
@@ -207,7 +207,6 @@ def test_whoever_comes_late_gets_its_share(sqlite_uri: str) -> None:
             leases = [pool.connection(10), pool.connection(10)]
             for lease in leases:
                 lease.__enter__()
-                served.value += 1
             for lease in leases:
                 lease.__exit__(None, None, None)
 
@@ -219,7 +218,7 @@ def test_whoever_comes_late_gets_its_share(sqlite_uri: str) -> None:
         stop.set()
         for thread in threads:
             thread.join()
-        assert (code, served.value) == (0, 2)
+        assert code == 0
 
 
 @pytest.mark.parametrize("permits", [1, 4])
