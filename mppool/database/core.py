@@ -25,7 +25,6 @@ import importlib.machinery
 import importlib.util
 import os
 import sys
-import tempfile
 import threading
 import time
 import weakref
@@ -206,6 +205,8 @@ def _copy_in_memory(path: str) -> Any:
 
 
 def _copy_on_disk(path: str) -> Any:
+    import tempfile  # slow to import, and seldom needed
+
     handle, copy = tempfile.mkstemp(prefix="mppool-core-", suffix=os.path.splitext(path)[1])
     try:
         with open(path, "rb") as file, os.fdopen(handle, "wb") as target:
