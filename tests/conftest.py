@@ -5,9 +5,11 @@ Servers are found or started once a run (`tests/servers.py`); each xdist worker 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import shutil
+import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -93,6 +95,9 @@ def balance_sheet(request: pytest.FixtureRequest, runtime_folder: str) -> Iterat
         time.sleep(pause)
         pause = min(2 * pause, 0.1)
     if rest:
+        for pid, _ in take().processes.keys() - before.processes.keys():  # the next test shall not suffer for it
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         pytest.fail(f"left over {DEADLINE:g} s after the test:\n{balance.describe(rest)}", pytrace=False)
 
 
