@@ -43,8 +43,8 @@ def _render(kind: str, code: str, message: str, **more: Any) -> str:
     text = json.dumps({"code": code, "message": message, "error": kind, **more}, indent=2, default=str)
     if LOG_CONFIG.PYSQLX_USE_COLOR:
         from pygments import highlight
-        from pygments.formatters import TerminalFormatter
-        from pygments.lexers import JsonLexer
+        from pygments.formatters.terminal import TerminalFormatter
+        from pygments.lexers.data import JsonLexer
 
         text = highlight(text, JsonLexer(), TerminalFormatter())
     return "\n" + text
@@ -128,9 +128,7 @@ class ParameterInvalidValueError(Exception):
 
     code = "PYSQLX004"
 
-    def __init__(
-        self, field: str, provider: str, typ_from: str, typ_to: str, details: str | None = None
-    ) -> None:
+    def __init__(self, field: str, provider: str, typ_from: str, typ_to: str, details: str | None = None) -> None:
         super().__init__(field, provider, typ_from, typ_to, details)
         self.field, self.provider = field, provider
         self.typ_from, self.typ_to, self.details = typ_from, typ_to, details

@@ -62,9 +62,7 @@ def _seconds(name: str, value: object, *, zero: bool = False) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} must be a number of seconds, not {type(value).__name__}")
     if not (value > 0 or (zero and value == 0)):  # also refuses NaN
-        raise ValueError(
-            f"{name} must be {'zero or more' if zero else 'more than zero'} seconds, not {value}"
-        )
+        raise ValueError(f"{name} must be {'zero or more' if zero else 'more than zero'} seconds, not {value}")
     return float(value)
 
 
@@ -83,9 +81,11 @@ class Database:
 
     @classmethod
     def parse(cls, uri: object) -> Database:
-        """Refuse what the core would panic on (CORE-FACTS 6 of the project's notes: it aborts on unknown schemes)."""
+        """Refuse here what pysqlx-core would panic on (an unknown scheme, ``?`` without ``=``) or misread."""
         if not isinstance(uri, str):
             raise TypeError(f"uri must be a str, not {type(uri).__name__}")
+        if any(ord(char) < 32 or 0xD800 <= ord(char) < 0xE000 for char in uri):
+            raise ValueError("invalid uri: it contains a control character or a lone surrogate")
         scheme, colon, rest = uri.partition(":")
         if scheme in ("sqlite", "file") and colon:
             return cls._parse_sqlite(rest)
@@ -95,11 +95,9 @@ class Database:
                 f"invalid uri ({shown}): it must begin with one of "
                 "postgresql://, mysql://, sqlserver://, sqlite: or file:"
             )
-        if any(ord(char) < 32 or 0xD800 <= ord(char) < 0xE000 for char in uri):
-            raise ValueError("invalid uri: it contains a control character or a lone surrogate")
         if scheme == "sqlserver":
-            host, _, options = rest[2:].partition(";")
-            named = dict(part.split("=", 1) for part in options.split(";") if "=" in part)
+            host, *properties = rest[2:].split(";")
+            named = dict(each.split("=", 1) for each in properties if "=" in each)
             return cls(uri, scheme, f"sqlserver://{host}/{named.get('database', 'master')}")
         try:
             parts = urlsplit(uri)
@@ -107,9 +105,7 @@ class Database:
         except ValueError as error:
             raise ValueError(f"invalid uri: {error}") from None
         if not host:
-            raise ValueError(
-                f"invalid uri: {scheme} needs a host (use localhost with ?host=/folder for a socket)"
-            )
+            raise ValueError(f"invalid uri: {scheme} needs a host (use localhost with ?host=/folder for a socket)")
         options = dict(part.split("=", 1) for part in parts.query.split("&") if "=" in part)
         host = unquote(options.get("host") or options.get("socket") or host)
         port = port or {"postgresql": 5432, "mysql": 3306}[scheme]
@@ -122,14 +118,10 @@ class Database:
             path = path[2:]
         if not path:
             raise ValueError("invalid uri: sqlite needs a file, as in sqlite:./app.db")
-        if any(ord(char) < 32 or 0xD800 <= ord(char) < 0xE000 for char in rest):
-            raise ValueError("invalid uri: the file name contains a control character or a lone surrogate")
         if question and not all("=" in part for part in options.split("&")):
             raise ValueError(f"invalid uri: {options!r} after the '?' must be name=value pairs")
         if path == ":memory:":
-            raise ValueError(
-                "invalid uri: a :memory: database is private to one connection; a pool needs a file"
-            )
+            raise ValueError("invalid uri: a :memory: database is private to one connection; a pool needs a file")
         path = os.path.abspath(path)  # one file whatever becomes of the working directory
         return cls(f"file:{path}{question}{options}", "sqlite", f"sqlite:{path}")
 

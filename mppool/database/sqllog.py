@@ -48,8 +48,9 @@ def _coloured(sql: str) -> str:
 
 @lru_cache(maxsize=1)
 def _painters() -> tuple[Any, Any]:
-    from pygments.formatters import TerminalFormatter
-    from pygments.lexers import SqlLexer
+    # By their own modules: the packages' lazy attributes fail when two threads ask first.
+    from pygments.formatters.terminal import TerminalFormatter
+    from pygments.lexers.sql import SqlLexer
 
     return SqlLexer(), TerminalFormatter()
 
