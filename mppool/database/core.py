@@ -30,7 +30,7 @@ import time
 import weakref
 from typing import TYPE_CHECKING, Any
 
-from mppool.database import sockets
+from mppool.database import parking, sockets
 from mppool.database.driver import Background, drive
 
 if TYPE_CHECKING:
@@ -261,6 +261,7 @@ def settle(timeout: float = 5.0) -> None:
     """
     own = process
     own.stopped = True
+    parking.exit_begins()
     if own.core is None:
         return
     deadline = time.monotonic() + timeout

@@ -33,6 +33,8 @@ from queue import Empty, SimpleQueue
 from time import monotonic
 from typing import Any, TypeVar
 
+from mppool.database.parking import park_if_exiting
+
 __all__ = ["Background", "drive"]
 
 T = TypeVar("T")
@@ -76,6 +78,7 @@ def drive(coroutine: Coroutine[Any, Any, T], timeout: float | None = None) -> T:
         raise TimeoutError(f"no answer from the database within {timeout:g} seconds") from None
     except BaseException:
         coroutine.close()  # whatever it held must see the end; a no-op when the error was its own
+        park_if_exiting()
         raise
 
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from mppool import errors
 from mppool.core.backoff import Backoff
 from mppool.core.pool import Waiter
+from mppool.database.parking import OURS
 from mppool.database.verdicts import is_permanent
 from mppool.process.member import Member
 from mppool.shared import ledger as L
@@ -80,7 +81,7 @@ class Agent:
         self._selector.register(self._alarm, selectors.EVENT_READ)
         self._member: Member | None = None
         self._connected = False
-        self._thread = threading.Thread(target=self._run, name=f"mppool-agent-{pool.name}", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=f"{OURS}agent-{pool.name}", daemon=True)
         self._backoff = Backoff(0.05, 2.0)
         self._retry_at = 0.0
         self._upkeep_at = 0.0
@@ -139,7 +140,9 @@ class Agent:
         for waiter in starting:
             waiter.error = error
             waiter.wake()
-        if is_permanent(error):
+        if pool.machine.stopped:
+            pass  # nobody needs it any more
+        elif is_permanent(error):
             logger.error("pool %s: cannot connect: %s", pool.name, error)
             pool.fail_waiting(error)
         else:

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
+
+from mppool.database.parking import OURS
 
 logger = logging.getLogger("mppool.pool")
 
@@ -29,36 +32,44 @@ class Hands:
         with self._lock:
             if self._free > 0:
                 self._free -= 1
-                thread = None
-            else:
-                thread = threading.Thread(target=self._run, name=f"mppool-hand-{self._name}", daemon=True)
-                self._threads.add(thread)
-        self._work.put(piece)
-        if thread is not None:
-            thread.start()
-
-    def _run(self) -> None:
-        while True:
-            try:
-                piece = self._work.get(timeout=KEEP)
-            except Empty:
-                with self._lock:
-                    if self._free > 0:  # nobody has claimed this thread in the meantime
-                        self._free -= 1
-                        self._threads.discard(threading.current_thread())
-                        return
-                continue
-            if piece is None:
-                with self._lock:
-                    self._threads.discard(threading.current_thread())
+                self._work.put(piece)
                 return
+            thread = threading.Thread(target=self._run, args=(piece,), name=f"{OURS}hand-{self._name}", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:  # the interpreter is exiting, or there can be no more threads
+                started = False
+            else:
+                started = True
+                self._threads.add(thread)
+        if not started:
+            piece()
+
+    def _run(self, first: Callable[[], None]) -> None:
+        piece: Callable[[], None] | None = first
+        del first
+        while piece is not None:
             try:
                 piece()
             except Exception:
                 logger.exception("pool %s: work failed that never should", self._name)
-            del piece  # it may hold the last reference to a connection
+            piece = None  # it may hold the last reference to a connection
             with self._lock:
                 self._free += 1
+            piece = self._next()
+        with self._lock:
+            self._threads.discard(threading.current_thread())
+
+    def _next(self) -> Callable[[], None] | None:
+        """The next piece; None: there is none, and this thread ends."""
+        while True:
+            try:
+                return self._work.get(timeout=KEEP)
+            except Empty:
+                with self._lock:
+                    if self._free > 0:  # nobody has claimed this thread in the meantime
+                        self._free -= 1
+                        return None
 
     def join(self, timeout: float) -> None:
         """No more work will come: let every thread finish what it has, and wait for them all so long in total."""
@@ -66,7 +77,6 @@ class Hands:
             threads = list(self._threads)
         for _ in threads:
             self._work.put(None)
-        deadline = threading.TIMEOUT_MAX if timeout is None else timeout
+        deadline = time.monotonic() + timeout
         for thread in threads:
-            if thread is not threading.current_thread():
-                thread.join(deadline)
+            thread.join(max(0.0, deadline - time.monotonic()))

@@ -24,6 +24,7 @@ from mppool.core.backoff import Backoff
 from mppool.core.pool import Close, PoolMachine, Serve, Slot, Tend, Waiter
 from mppool.database.connection import PySQLXEngineSync
 from mppool.database.link import open_link
+from mppool.database.parking import park_if_exiting
 from mppool.database.verdicts import is_full
 from mppool.process.agent import Agent
 from mppool.process.hands import Hands
@@ -154,6 +155,7 @@ class LocalPool:
         Raises: PoolClosedError, TooManyWaitingError, or why the pool failed.
         """
         most = self.settings.max_waiting
+        park_if_exiting()
         with self.lock:
             machine = self.machine
             if machine.stopped:
@@ -187,6 +189,7 @@ class LocalPool:
         if waited is not None and self.step_out(waiter):
             raise self._timeout(waiter, waited)
         if waiter.error is not None:
+            park_if_exiting()
             error = waiter.error
             raise type(error)(*error.args) from error.__cause__  # each caller gets its own, with its own traceback
         assert waiter.slot is not None

@@ -14,7 +14,7 @@ import weakref
 from typing import Protocol
 
 from mppool.core.pool import Waiter
-from mppool.database import core
+from mppool.database import core, parking
 from mppool.process.local import LocalPool
 from mppool.settings import BudgetSettings, PoolSettings
 
@@ -84,6 +84,7 @@ def _forked_in_child() -> None:
 
 def _exit() -> None:
     """Stop lending, close what is idle, leave. What is still borrowed (by daemon threads) goes with the process."""
+    parking.exit_begins()
     deadline = time.monotonic() + EXIT_TIMEOUT
     with _lock:
         pools = list(_pools.values())

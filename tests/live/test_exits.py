@@ -1,0 +1,113 @@
+"""Programs end as they should: exit code 0, no abort, no hang, nothing left; with Ctrl-C at any moment, too."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+REPEAT = int(os.environ.get("MPPOOL_TEST_REPEAT", "6"))
+
+SYNC = """
+import sys, threading
+from mppool import PySQLXEnginePoolSync
+pool = PySQLXEnginePoolSync(sys.argv[1], 2, 5)
+pool.start()
+print("started", flush=True)
+def caller():
+    for _ in range(20):
+        with pool.connection() as conn:
+            assert conn.query_first("SELECT 1 AS a").a == 1
+threads = [threading.Thread(target=caller, daemon=sys.argv[2] == "in flight") for _ in range(8)]
+for thread in threads: thread.start()
+if sys.argv[2] != "in flight":
+    for thread in threads: thread.join()
+if sys.argv[2] == "stop":
+    pool.stop()
+print("done", flush=True)
+"""
+
+ASYNC = """
+import asyncio, sys
+from mppool import PySQLXEnginePool
+pool = PySQLXEnginePool(sys.argv[1], 2, 5)
+async def caller():
+    for _ in range(20):
+        async with pool.connection() as conn:
+            assert (await conn.query_first("SELECT 1 AS a")).a == 1
+async def main():
+    await pool.start()
+    print("started", flush=True)
+    tasks = [asyncio.create_task(caller()) for _ in range(8)]
+    if sys.argv[2] != "in flight":
+        await asyncio.gather(*tasks)
+    else:
+        await asyncio.sleep(0.01)
+    if sys.argv[2] == "stop":
+        await pool.stop()
+asyncio.run(main())
+print("done", flush=True)
+"""
+
+NOISE = ("FATAL", "terminate called", "panicked", "Exception ignored", "Fatal Python error", "core dumped")
+
+
+def script(flavour: str, folder: Path) -> Path:
+    path = folder / f"{flavour}_program.py"
+    path.write_text({"sync": SYNC, "async": ASYNC}[flavour])
+    return path
+
+
+@pytest.mark.parametrize("ending", ["stop", "no stop", "in flight"])
+@pytest.mark.parametrize("flavour", ["sync", "async"])
+def test_a_program_ends_well(flavour: str, ending: str, database_uri: str, tmp_path: Path) -> None:
+    program = script(flavour, tmp_path)
+
+    def once(_: int) -> tuple[int, str, str]:
+        done = subprocess.run(
+            [sys.executable, program, database_uri, ending], capture_output=True, text=True, timeout=60
+        )
+        return done.returncode, done.stdout, done.stderr
+
+    with ThreadPoolExecutor(2) as two:
+        runs = list(two.map(once, range(REPEAT)))
+    for code, out, log in runs:
+        assert (code, out) == (0, "started\ndone\n"), log
+        assert not any(word in log for word in NOISE), log
+        assert "Traceback" not in log, log
+
+
+@pytest.mark.parametrize("flavour", ["sync", "async"])
+def test_ctrl_c_at_any_moment(flavour: str, database_uri: str, tmp_path: Path) -> None:
+    """Ended by KeyboardInterrupt or done already: nothing else, and nothing left (the balance sheet sees to it)."""
+    program = script(flavour, tmp_path)
+    moments = random.Random(os.environ.get("MPPOOL_TEST_SEED", "1"))
+
+    def once(delay: float) -> tuple[int, str]:
+        process = subprocess.Popen(
+            [sys.executable, program, database_uri, "stop"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        assert process.stdout is not None
+        process.stdout.readline()  # before it has started, Python itself may still be starting
+        try:
+            process.wait(delay)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGINT)
+        _, log = process.communicate(timeout=60)
+        return process.returncode, log
+
+    with ThreadPoolExecutor(2) as two:
+        runs = list(two.map(once, [moments.uniform(0, 0.15) for _ in range(REPEAT)]))
+    for code, log in runs:
+        assert code in (0, 1, -signal.SIGINT), f"exit code {code}: {log}"
+        assert not any(word in log for word in NOISE if word != "Exception ignored"), log
