@@ -91,4 +91,5 @@ BENCHMARK = Benchmark(
         "SQLAlchemy + psycopg": _sqlalchemy,
     },
     rounds=3,
+    compare=False,
 )
