@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import time
 import traceback
@@ -10,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn, TypeVar
 
-__all__ = ["Child", "forked", "until"]
+__all__ = ["Child", "Whistle", "forked", "until"]
 
 Fact = TypeVar("Fact")
 
@@ -22,6 +23,33 @@ def until(fact: Callable[[], Fact], timeout: float = 5.0) -> Fact:
         assert time.monotonic() < deadline, f"not true within {timeout} s; last seen: {found!r}"
         time.sleep(0.002)
     return found
+
+
+class Whistle:
+    """Blown in one process, heard in another. It also is silent for good once its last blower has let go of it."""
+
+    def __init__(self) -> None:
+        self.hears, self.blows = os.pipe()
+
+    def blow(self) -> None:
+        os.write(self.blows, b"!")
+
+    def wait(self, timeout: float = 20.0) -> None:
+        assert select.select([self.hears], [], [], timeout)[0], f"nothing heard in {timeout} s"
+        assert os.read(self.hears, 1) == b"!"
+
+    def wait_for_silence(self) -> None:
+        """Wait, for ever, until nobody can blow it any more."""
+        os.close(self.blows)
+        while os.read(self.hears, 1):
+            pass
+
+    def __enter__(self) -> Whistle:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self.hears)
+        os.close(self.blows)
 
 
 class Child:

@@ -69,9 +69,17 @@ def connect_or_launch(config: dict[str, Any]) -> socket.socket:
 
 def _launch(config: dict[str, Any]) -> socket.socket:
     """Start the manager's process and connect to it. Only under the lock."""
+    folder = paths.make_folder(config["name"])
+    try:
+        return _start(config, folder)
+    except BaseException:
+        paths.remove_folder(folder)
+        raise
+
+
+def _start(config: dict[str, Any], folder: str) -> socket.socket:
     import subprocess
 
-    folder = paths.make_folder(config["name"])
     socket_path = os.path.join(folder, paths.SOCKET)
     if os.path.lexists(socket_path):
         os.unlink(socket_path)  # of a manager that was killed
@@ -97,13 +105,11 @@ def _launch(config: dict[str, Any]) -> socket.socket:
         for fd in (log, reader, writer):
             os.close(fd)
     sock = connect(config["name"])
-    if process.wait() or sock is None:
-        words = _last_words(folder)
-        if sock is not None:
-            sock.close()
-        paths.remove_folder(folder)
-        raise errors.ManagerUnavailableError(f"budget {config['name']!r}: {words}")
-    return sock
+    if process.wait() == 0 and sock is not None:
+        return sock
+    if sock is not None:
+        sock.close()
+    raise errors.ManagerUnavailableError(f"budget {config['name']!r}: {_last_words(folder)}")
 
 
 def _last_words(folder: str) -> str:

@@ -64,8 +64,7 @@ class Manager:
         for row in range(L.ROWS):
             if ledger.cells[ledger.row(row) + L.PID]:
                 ledger.clear(row)
-        ledger.cells[L.H_STARTED] = identity.started(os.getpid())
-        ledger.cells[L.H_MANAGER] = os.getpid()
+        self._ledger = ledger
         self._treasury = Treasury(ledger, config["max_size"], self._ring)
         self._guests: set[Guest] = set()
         self._members: dict[int, Guest] = {}
@@ -77,6 +76,8 @@ class Manager:
         self._leave_at: float | None = time.monotonic() + FIRST_MEMBER
 
     def run(self) -> None:
+        self._ledger.cells[L.H_STARTED] = identity.started(os.getpid())
+        self._ledger.cells[L.H_MANAGER] = os.getpid()
         self._listener.setblocking(False)
         self._selector.register(self._listener, selectors.EVENT_READ, None)
         while True:
@@ -243,7 +244,10 @@ class Manager:
     def _leave(self) -> bool:
         """Clear the place and go, unless somebody came or is just being launched."""
         lock_path = os.path.join(os.path.dirname(self._folder), paths.LOCK)
-        lock = os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            lock = os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except FileNotFoundError:
+            return True  # somebody has cleared the place already
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             just_in = time.monotonic() - FIRST_MEMBER
@@ -253,8 +257,6 @@ class Manager:
                 return False
             paths.remove_folder(self._folder)
             self._listener.close()
-            if os.listdir(os.path.dirname(lock_path)) == [paths.LOCK]:
-                os.unlink(lock_path)  # whoever waits for it sees that it is gone, and makes a new one
             return True
         except BlockingIOError:  # a launch is under way, perhaps of this very budget
             self._leave_at = time.monotonic() + SOON
@@ -269,10 +271,7 @@ class Manager:
 
 
 def main(folder: str) -> None:
-    """The process's entry. Standard input is the listening socket, descriptor 3 has the configuration."""
-    if os.fork():
-        os._exit(0)  # whoever launched us buries this one at once; the manager itself is nobody's child
-    os.setsid()
+    """The process's entry. Standard input is the listening socket, a pipe named by number has the configuration."""
     os.chdir("/")
     os.umask(0o077)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -287,4 +286,8 @@ def main(folder: str) -> None:
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, _LISTENER)
     os.close(null)
-    Manager(listener, folder, config).run()
+    manager = Manager(listener, folder, config)
+    if os.fork():
+        os._exit(0)  # so whoever launched us sees that all is well; the manager itself is nobody's child
+    os.setsid()
+    manager.run()

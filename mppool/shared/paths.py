@@ -65,7 +65,7 @@ def make_root() -> str:
 
 
 def remove_folder(path: str) -> None:
-    """Take a budget's folder away, as far as it is still there. Only under the lock."""
+    """Take a budget's folder away, as far as it is still there, and the lock with the last one. Only under the lock."""
     for name in (SOCKET, LEDGER, LOG):
         try:
             os.unlink(os.path.join(path, name))
@@ -75,3 +75,6 @@ def remove_folder(path: str) -> None:
         os.rmdir(path)
     except OSError:
         pass  # somebody put something there
+    base = os.path.dirname(path)
+    if os.path.isdir(base) and os.listdir(base) == [LOCK]:
+        os.unlink(os.path.join(base, LOCK))  # whoever waits for it sees that it is gone, and makes a new one

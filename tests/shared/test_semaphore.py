@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from mppool.shared import semaphore as module
 from mppool.shared.semaphore import EventSemaphore, PipeSemaphore, adopt, make
-from tests.waiting import forked, until
+from tests.waiting import Whistle, forked, until
 
 MAKES = [
     pytest.param(EventSemaphore, marks=pytest.mark.skipif(not hasattr(os, "eventfd"), reason="no eventfd here")),
@@ -132,22 +132,17 @@ def test_descriptors_do_not_pass_an_exec(semaphore: EventSemaphore) -> None:
 def test_what_a_killed_process_took_stays_taken(semaphore: EventSemaphore) -> None:
     """The semaphore knows no owners; who gets back what the dead held is for the books to say."""
     semaphore.give(5)
-    ready, tell = os.pipe()
 
     def child() -> None:
         assert semaphore.take()
         assert semaphore.take()
-        os.write(tell, b"!")
+        ready.blow()
         signal.pause()
 
-    try:
-        with forked(child) as process:
-            assert os.read(ready, 1) == b"!"
-            assert process.kill() == -signal.SIGKILL
-        assert drain(semaphore) == 3
-    finally:
-        os.close(ready)
-        os.close(tell)
+    with Whistle() as ready, forked(child) as process:
+        ready.wait()
+        assert process.kill() == -signal.SIGKILL
+    assert drain(semaphore) == 3
 
 
 def test_many_processes_neither_make_nor_lose_a_permit(semaphore: EventSemaphore) -> None:
