@@ -7,9 +7,11 @@ looks at the world. Linux tells everything through /proc; elsewhere only childre
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import threading
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -74,17 +76,17 @@ def describe(rest: dict[str, list[str]]) -> str:
     return "\n".join(f"  {kind:<{width}}  {text}" for kind, texts in rest.items() for text in texts)
 
 
-def take(folder: str, connections: dict[Any, str] | None = None, older: frozenset[int] = frozenset()) -> Sheet:
+def take(folder: str, connections: dict[Any, str] | None = None, since: float = 0.0) -> Sheet:
     """Look at the world.
 
     Args:
         folder: the test's runtime folder, held open by this process: forks inherit it, others name it in
             their environment, so that a process is found although its parent is gone.
         connections: server connections, as the servers list them.
-        older: pids that ran before the test began and are not looked at.
+        since: what began before this moment of `now` is not looked at.
     """
     return Sheet(
-        processes=_processes(folder, older),
+        processes=_processes(folder, since),
         threads={
             thread: f"{thread.name} ({'daemon' if thread.daemon else 'not daemon'})"
             for thread in threading.enumerate()
@@ -114,7 +116,7 @@ def _runtime_threads() -> int:
     return sum(_read(f"/proc/self/task/{task}/comm").startswith(RUNTIME_THREAD) for task in _listdir("/proc/self/task"))
 
 
-def _processes(folder: str, older: frozenset[int]) -> dict[Any, str]:
+def _processes(folder: str, since: float) -> dict[Any, str]:
     me = os.getpid()
     if not os.path.isdir("/proc/self"):
         return {
@@ -122,9 +124,9 @@ def _processes(folder: str, older: frozenset[int]) -> dict[Any, str]:
             for child in psutil.Process().children(recursive=True)
         }
     parents = {}
-    for pid in pids() - older - {me}:
+    for pid in map(int, filter(str.isdigit, _listdir("/proc"))):
         fields = _read(f"/proc/{pid}/stat").rpartition(")")[2].split()
-        if len(fields) > 19:
+        if pid != me and len(fields) > 19 and int(fields[19]) >= since:
             parents[pid] = (int(fields[1]), fields[19], fields[0])
     found = {}
     for pid, (_, start, state) in parents.items():
@@ -158,9 +160,10 @@ def _names(pid: int, folder: str) -> bool:
     return False
 
 
-def pids() -> frozenset[int]:
-    """Every process of this machine, now; none where there is no /proc."""
-    return frozenset(int(name) for name in _listdir("/proc") if name.isdigit())
+def now() -> float:
+    """The moment in the clock that stamps processes: ticks since boot."""
+    clock = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+    return math.floor(time.clock_gettime(clock) * os.sysconf("SC_CLK_TCK"))
 
 
 def stop_forkserver() -> None:

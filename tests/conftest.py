@@ -83,9 +83,9 @@ def balance_sheet(request: pytest.FixtureRequest, runtime_folder: str) -> Iterat
             for judge in judges
             for backend, text in judge.list().items()
         }
-        return balance.take(runtime_folder, open_now, older)
+        return balance.take(runtime_folder, open_now, since)
 
-    older = balance.pids()
+    since = balance.now()
     before = take()
     yield
     balance.stop_forkserver()

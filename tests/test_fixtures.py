@@ -66,9 +66,10 @@ def test_a_leaked_thread_fd_and_file_are_seen(runtime_folder: str) -> None:
 
 def test_a_child_is_seen_and_so_is_what_it_left_behind(runtime_folder: str) -> None:
     """An orphan in a session of its own, as a manager is: only the folder's name in its environment tells."""
-    older = balance.pids()
+    since = balance.now()
+    orphans_code = "print(1, flush=True); input()"
     launcher = (
-        "import subprocess, sys; p = subprocess.Popen([sys.executable, '-c', 'input()'], stdin=0, stdout=1,"
+        f"import subprocess, sys; p = subprocess.Popen([sys.executable, '-c', {orphans_code!r}],"
         " start_new_session=True); print(p.pid, flush=True)"
     )
     with subprocess.Popen(
@@ -76,9 +77,10 @@ def test_a_child_is_seen_and_so_is_what_it_left_behind(runtime_folder: str) -> N
     ) as parent:
         assert parent.stdout is not None
         assert parent.stdin is not None
-        orphan = int(parent.stdout.readline())
+        words = [int(parent.stdout.readline()) for _ in range(2)]  # the orphan's word may come before its pid
+        orphan = next((word for word in words if word != 1), 1)
         assert parent.wait() == 0
-        processes = left_over(Sheet(), take(runtime_folder, older=older))["processes"]
+        processes = left_over(Sheet(), take(runtime_folder, since=since))["processes"]
         assert [text for text in processes if text.startswith(f"{orphan} ")]
         parent.stdin.close()  # ends the orphan; the balance sheet waits for it
         parent.stdout.read()
@@ -86,7 +88,7 @@ def test_a_child_is_seen_and_so_is_what_it_left_behind(runtime_folder: str) -> N
 
 def test_a_forked_orphan_is_seen(runtime_folder: str) -> None:
     """Its environment is its parent's; the folder that this process holds open gives it away."""
-    older = balance.pids()
+    since = balance.now()
     report, told = os.pipe()
     hold, release = os.pipe()
     child = os.fork()
@@ -99,7 +101,7 @@ def test_a_forked_orphan_is_seen(runtime_folder: str) -> None:
         os._exit(0)
     os.waitpid(child, 0)
     orphan = int(os.read(report, 100))
-    processes = left_over(Sheet(), take(runtime_folder, older=older))["processes"]
+    processes = left_over(Sheet(), take(runtime_folder, since=since))["processes"]
     for fd in (report, told, hold, release):
         os.close(fd)
     assert [text for text in processes if text.startswith(f"{orphan} ")]
