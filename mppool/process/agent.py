@@ -15,6 +15,7 @@ import os
 import random
 import selectors
 import threading
+from importlib import import_module
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -191,6 +192,7 @@ class Agent:
             return False
         self._member = member
         self._connected = True
+        import_module("mppool.database.rows")  # pydantic, which the first row needs: now, beside the first connect
         pool.seated(member.cells, member.at)
         self._selector.register(member.channel, selectors.EVENT_READ)
         return True
