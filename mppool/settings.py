@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -204,6 +204,22 @@ class PoolSettings:
             hook = getattr(self, name)
             if hook is not None and not callable(hook):
                 raise TypeError(f"{name} must be callable, not {type(hook).__name__}")
+
+    def stricter(self, other: PoolSettings) -> PoolSettings:
+        """The settings of a local pool that two handles of one process share: whoever is stricter decides.
+
+        Raises: ValueError when they name different hooks: one of them would be ignored.
+        """
+        for hook in ("configure", "check", "reset"):
+            if getattr(self, hook) != getattr(other, hook):
+                raise ValueError(f"two handles of one budget in one process must have the same {hook} hook")
+        return replace(
+            self,
+            min_size=max(self.min_size, other.min_size),
+            keep_alive=min(self.keep_alive, other.keep_alive),
+            max_idle=min(self.max_idle, other.max_idle),
+            check_interval=min(self.check_interval, other.check_interval),
+        )
 
     def fits(self, max_size: int) -> None:
         """Refuse a ``min_size`` that the budget could never satisfy."""

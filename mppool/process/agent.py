@@ -129,24 +129,27 @@ class Agent:
         self._backoff.succeeded()
         self._retry_at = 0.0
 
+    def failing(self, error: errors.ConnectError) -> list[Waiter]:
+        """A connection could not be opened. Under the pool's lock, in one go with the machine's report, or the agent
+        might take it that nothing is being opened because all is done. Those to wake, who wait in start()."""
+        self._retry_at = monotonic() + self._backoff.failed(random.random())
+        starting, self._starting = self._starting, []
+        for waiter in starting:
+            waiter.error = error
+        return starting
+
     def connect_failed(self, error: errors.ConnectError) -> None:
-        """A connection could not be opened: try again later, or tell those who wait that it is no use."""
+        """Try again later, or tell those who wait that it is no use."""
         assert self._member is not None
         pool = self._pool
         self._member.put_back()
-        pause = self._backoff.failed(random.random())
-        self._retry_at = monotonic() + pause
-        with pool.lock:
-            starting, self._starting = self._starting, []
-        for waiter in starting:
-            waiter.error = error
-            waiter.wake()
         if pool.machine.stopped:
             pass  # nobody needs it any more
         elif is_permanent(error):
             logger.error("pool %s: cannot connect: %s", pool.name, error)
             pool.fail_waiting(error)
         else:
+            pause = max(0.0, self._retry_at - monotonic())
             logger.warning("pool %s: cannot connect, trying again in %.2f s: %s", pool.name, pause, error)
         self.wake()
 
@@ -216,7 +219,7 @@ class Agent:
         self._connected = False
 
     def _finish(self) -> None:
-        self._pool.hands.join(5.0)
+        self._pool.workshop.join(5.0)
         with self._pool.lock:
             self.done = True
             ending, self._ending = self._ending, []
@@ -239,14 +242,14 @@ class Agent:
         assert member is not None
         machine, cells, at = pool.machine, member.cells, member.at
         with pool.lock:
-            leaving = machine.surrender(now, cells[at + L.TARGET], cells[at + L.LIMIT], pool.cost)
+            leaving = machine.surrender(now, cells[at + L.TARGET], cells[at + L.LIMIT], pool.workshop.cost)
             if now >= self._upkeep_at:
                 leaving += machine.expire(now, pool.settings.monitor_batch_size)
                 self._upkeep_at = now + pool.settings.check_interval
             if leaving:
                 pool.publish()
         for slot in leaving:
-            pool.close(slot)
+            pool.workshop.close(slot)
         self._take(now)
         with pool.lock:
             wants = machine.to_open()
@@ -283,7 +286,7 @@ class Agent:
                     return
                 slot = machine.take()
                 pool.publish()
-            pool.open(slot)
+            pool.workshop.open(slot)
 
     def _offer(self, now: float) -> bool:
         """Whether to tell the manager of connections that have lain idle long enough to be worth moving."""
@@ -291,7 +294,7 @@ class Agent:
         idle = self._pool.machine.idle
         if not idle or not self._member.cells[L.H_HUNGRY]:
             return False
-        ripe = [slot.idle_since for slot in idle if slot.idle_since + self._pool.cost <= now]
+        ripe = [slot.idle_since for slot in idle if slot.idle_since + self._pool.workshop.cost <= now]
         if ripe and max(ripe) > self._offered:
             self._offered = max(ripe)
             return True
@@ -308,7 +311,7 @@ class Agent:
         if wants and now < self._retry_at:
             times.append(self._retry_at)
         if machine.idle and (cells[L.H_HUNGRY] or cells[at + L.TARGET] < cells[at + L.CREDIT]):
-            ripening = [slot.idle_since + pool.cost for slot in machine.idle]
+            ripening = [slot.idle_since + pool.workshop.cost for slot in machine.idle]
             times.extend(at for at in ripening if at > now)
         return max(0.0, min(times) - now) if times else None
 

@@ -5,40 +5,26 @@ all the two handles differ in. A borrow that finds an idle connection and a give
 the lock twice and make no system call.
 
 Callers never connect. What is needed is left to the agent, which alone takes permits; what is slow (opening,
-closing, checking) is done by the hands.
+closing, checking) is done in the workshop.
 """
 
 from __future__ import annotations
 
 import logging
-import random
 import threading
-import time
-from collections.abc import Callable
-from dataclasses import replace
 from time import monotonic
 from typing import Any
 
 from mppool import errors
-from mppool.core.backoff import Backoff
 from mppool.core.pool import Close, PoolMachine, Serve, Slot, Tend, Waiter
-from mppool.database.connection import PySQLXEngineSync
-from mppool.database.link import open_link
 from mppool.database.parking import park_if_exiting
-from mppool.database.verdicts import is_full
 from mppool.process.agent import Agent
-from mppool.process.hands import Hands
+from mppool.process.workshop import Workshop
 from mppool.settings import BudgetSettings, PoolSettings
 from mppool.shared import ledger as L
 from mppool.stats import PoolStats
 
 logger = logging.getLogger("mppool.pool")
-
-# After the last reference to a connection is dropped, its server needs a moment to notice (median 0.4 ms, 95 % in
-# 1.7 ms on a local PostgreSQL): a permit that went back at once would often meet "too many connections".
-LINGER = {"sqlite": 0.0, "postgresql": 0.0015, "mysql": 0.0015, "sqlserver": 0.0015}
-CLOSE_PATIENCE = 5.0  # seconds a hand waits for a call that still runs on a connection before it looks again
-COST_MEMORY = 0.7  # weight of the past in the moving average of the time an open takes
 
 
 class LocalPool:
@@ -65,14 +51,11 @@ class LocalPool:
         self.cells: Any = [0] * (L.HEADER + L.ROW)
         self._place(L.HEADER)
         self.cells[self.at + L.LIMIT] = L.NEVER
-        self.cost = 0.0  # seconds that opening a connection takes
         self.failure: BaseException | None = None  # why the whole pool is of no use
-        self.last_connect_error: tuple[float, errors.ConnectError] | None = None
-        self.borrows = self.timeouts = self.opened = self.closed = 0
-        self.connect_errors = self.refused_full = self.rollbacks = 0
-        self._vetting = settings.check is not None
-        self._tending = self._vetting or settings.reset is not None
-        self.hands = Hands(name)
+        self.borrows = self.timeouts = self.rollbacks = 0
+        self.vetting = settings.check is not None
+        self._tending = self.vetting or settings.reset is not None
+        self.workshop = Workshop(self)
         self.agent = Agent(self, starting)
         self.agent.start()
 
@@ -89,6 +72,12 @@ class LocalPool:
             self._place(at)
             cells[at + L.WARM] = self.machine.min_size
             self.publish()
+
+    @property
+    def limit(self) -> int:
+        """Slots this process may keep."""
+        limit: int = self.cells[self._limit]
+        return limit
 
     def publish(self) -> None:
         """Write our row. Under the lock."""
@@ -118,7 +107,7 @@ class LocalPool:
                 raise errors.BudgetMismatchError(
                     f"budget {self.name!r} runs with other settings: {what} is {ours} there and {theirs} here"
                 )
-        settings = merged(self.settings, settings)
+        settings = self.settings.stricter(settings)
         with self.lock:
             self.settings = settings
             self.machine.max_idle = settings.max_idle
@@ -142,7 +131,7 @@ class LocalPool:
         """An idle connection, at once; None: line up."""
         machine = self.machine
         with self.lock:
-            if not machine.idle or self._vetting:
+            if not machine.idle or self.vetting:
                 return None
             slot = machine.borrow()
             self.borrows += 1
@@ -161,7 +150,7 @@ class LocalPool:
             if machine.stopped:
                 raise self.failure or errors.PoolClosedError(f"pool {self.name!r} is stopped")
             self.borrows += 1
-            slot = None if self._vetting else machine.borrow()
+            slot = None if self.vetting else machine.borrow()
             if slot is not None:
                 self.cells[self._in_use] = len(machine.borrowed)
                 return slot
@@ -171,12 +160,12 @@ class LocalPool:
                     f"(max_waiting={most}); {self._numbers()}"
                 )
             machine.line_up(waiter)
-            tend = machine.vet() if self._vetting else None
+            tend = machine.vet() if self.vetting else None
             self._publish_line()
             # A listening agent acts by itself when a permit comes; and what the manager knows need not be told.
             wake = machine.to_open() > 0 and (not self.agent.listening or machine.demand > self.cells[self._known])
         if tend is not None:
-            self._act(tend)
+            self.act(tend)
         if wake:
             self.agent.wake()
         return None
@@ -232,130 +221,18 @@ class LocalPool:
                 self.publish()
             hungry = self.cells[L.H_HUNGRY]
         if action is not None:
-            self._act(action)
+            self.act(action)
         elif hungry:
             self.agent.wake()  # others wait, and here a connection lies idle
 
-    def _act(self, action: Serve | Close | Tend) -> None:
+    def act(self, action: Serve | Close | Tend) -> None:
         if isinstance(action, Serve):
             if not action.waiter.wake():  # its event loop is closed: nobody is there to take the connection
                 self._pass_on(action.waiter)
         elif isinstance(action, Close):
-            self.close(action.slot)
+            self.workshop.close(action.slot)
         else:
-            self.hands.do(lambda: self._tend(action.slot))
-
-    # -- slow work, done by hands ----------------------------------------------------------------------------
-
-    def open(self, slot: Slot) -> None:
-        self.hands.do(lambda: self._open(slot))
-
-    def close(self, slot: Slot) -> None:
-        self.hands.do(lambda: self._close(slot))
-
-    def _open(self, slot: Slot) -> None:
-        began = monotonic()
-        try:
-            link = self._connect()
-        except errors.ConnectError as error:
-            self._not_opened(slot, error)
-            return
-        except BaseException as error:
-            logger.exception("pool %s: opening a connection failed", self.name)
-            self._not_opened(slot, errors.ConnectError("0", f"{type(error).__name__}: {error}"))
-            return
-        now = monotonic()
-        took = now - began
-        expires = now + self.settings.keep_alive * (1.0 - 0.05 * random.random())  # so that they do not all go at once
-        with self.lock:
-            self.opened += 1
-            self.cost = took if not self.cost else COST_MEMORY * self.cost + (1 - COST_MEMORY) * took
-            self.cells[self.at + L.COST] = int(self.cost * 1e9)
-            action = self.machine.opened(slot, link, now, expires)
-            self.publish()
-            more = self.machine.to_open() > 0 or not self.machine.opening or self.cells[L.H_HUNGRY]
-        self.agent.connect_succeeded()
-        if action is not None:
-            self._act(action)
-        if more:
-            self.agent.wake()
-
-    def _connect(self) -> Any:
-        """Open and configure one connection. A server that is full is asked again while anybody wants it: permits
-        are exact, but a server may take a moment to bury the connection whose place this one takes."""
-        backoff = Backoff(0.002, 0.1)
-        give_up = monotonic() + self.settings.connect_timeout
-        sqlite_connections = self.budget.max_size if self.budget.database.provider == "sqlite" else 0
-        while True:
-            try:
-                link = open_link(
-                    self.budget.database,
-                    connect_timeout=self.settings.connect_timeout,
-                    sqlite_connections=sqlite_connections,
-                )
-                break
-            except errors.ConnectError as error:
-                if not is_full(error) or monotonic() > give_up:
-                    raise
-                with self.lock:
-                    self.refused_full += 1
-                    if self.machine.stopped:
-                        raise
-            time.sleep(backoff.failed(random.random()))
-        if self.settings.configure is not None and not self._hook(self.settings.configure, "configure", link):
-            link.close()
-            raise errors.ConnectError("0", "the configure hook failed; the log has its traceback")
-        return link
-
-    def _hook(self, hook: Callable[[Any], object], what: str, link: Any) -> bool:
-        """Call a hook of the user's with a connection. False: it said so, or failed."""
-        face = PySQLXEngineSync.lend(link)
-        try:
-            return hook(face) is not False
-        except Exception:
-            logger.exception("pool %s: the %s hook failed", self.name, what)
-            return False
-        finally:
-            face._take_back()
-
-    def _not_opened(self, slot: Slot, error: errors.ConnectError) -> None:
-        with self.lock:
-            self.machine.not_opened(slot)
-            self.connect_errors += 1
-            self.last_connect_error = (monotonic(), error)
-            self.publish()
-        self.agent.connect_failed(error)
-
-    def _tend(self, slot: Slot) -> None:
-        link = slot.link
-        fit = not link.suspect or link.check()
-        for what, hook in (("reset", self.settings.reset), ("check", self.settings.check)):
-            fit = fit and (hook is None or self._hook(hook, what, link))
-        fit = fit and not link.doubtful and not link.in_transaction
-        with self.lock:
-            action = self.machine.tended(slot, monotonic(), self.cells[self._limit], fit=fit)
-            another = self.machine.vet() if self._vetting and not fit else None
-            self.publish()
-            hungry = self.cells[L.H_HUNGRY]
-        if another is not None:
-            self._act(another)
-        if action is not None:
-            self._act(action)
-        elif hungry:
-            self.agent.wake()
-
-    def _close(self, slot: Slot) -> None:
-        """Close a connection; its permit goes back when the server has had a moment to notice."""
-        while not slot.link.close(CLOSE_PATIENCE):
-            logger.warning("pool %s: a call still runs on a connection to be closed; waiting for its end", self.name)
-        slot.link = None
-        time.sleep(LINGER[self.budget.database.provider])
-        with self.lock:
-            self.machine.closed(slot)
-            self.closed += 1
-            self.publish()
-            wake = self.machine.stopped or self.machine.to_open() > 0
-        self.agent.permit_unused(wake)
+            self.workshop.tend(action.slot)
 
     # -- the end ---------------------------------------------------------------------------------------------
 
@@ -374,7 +251,7 @@ class LocalPool:
         for waiter in failed:
             waiter.wake()
         for slot in idle:
-            self.close(slot)
+            self.workshop.close(slot)
         self.agent.wake()
 
     def fail_waiting(self, error: BaseException) -> None:
@@ -416,10 +293,10 @@ class LocalPool:
                 waiting=len(machine.waiters),
                 borrows=self.borrows,
                 timeouts=self.timeouts,
-                opened=self.opened,
-                closed=self.closed,
-                connect_errors=self.connect_errors,
-                refused_full=self.refused_full,
+                opened=self.workshop.opened,
+                closed=self.workshop.closed,
+                connect_errors=self.workshop.connect_errors,
+                refused_full=self.workshop.refused_full,
                 rollbacks=self.rollbacks,
             )
 
@@ -440,25 +317,8 @@ class LocalPool:
         with self.lock:
             self.timeouts += 1
             text = f"pool {self.name!r}: no connection within {waited:g} s; {self._numbers()}"
-            last = self.last_connect_error
+            last = self.workshop.last_connect_error
         error = errors.PoolTimeoutError(text)
         if last is not None and last[0] >= waiter.since:
             error.__cause__ = last[1]
         return error
-
-
-def merged(first: PoolSettings, second: PoolSettings) -> PoolSettings:
-    """The settings of a local pool that two handles of one process share: whoever is stricter decides.
-
-    Raises: ValueError when they name different hooks: one of them would be ignored.
-    """
-    for hook in ("configure", "check", "reset"):
-        if getattr(first, hook) != getattr(second, hook):
-            raise ValueError(f"two handles of one budget in one process must have the same {hook} hook")
-    return replace(
-        first,
-        min_size=max(first.min_size, second.min_size),
-        keep_alive=min(first.keep_alive, second.keep_alive),
-        max_idle=min(first.max_idle, second.max_idle),
-        check_interval=min(first.check_interval, second.check_interval),
-    )

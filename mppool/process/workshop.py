@@ -1,0 +1,171 @@
+"""The workshop: where connections are opened, looked after and closed, by hands and never by callers.
+
+Each piece of work ends with a report to the pool's machine, under the pool's lock, and with doing what the machine
+says then. A permit goes back when its connection is really gone, and not before.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Callable
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from mppool import errors
+from mppool.core.backoff import Backoff
+from mppool.core.pool import Slot
+from mppool.database.connection import PySQLXEngineSync
+from mppool.database.link import open_link
+from mppool.database.verdicts import is_full
+from mppool.process.hands import Hands
+from mppool.shared import ledger as L
+
+if TYPE_CHECKING:
+    from mppool.process.local import LocalPool
+
+logger = logging.getLogger("mppool.pool")
+
+# After the last reference to a connection is dropped, its server needs a moment to notice (median 0.4 ms, 95 % in
+# 1.7 ms on a local PostgreSQL): a permit that went back at once would often meet "too many connections".
+LINGER = {"sqlite": 0.0, "postgresql": 0.0015, "mysql": 0.0015, "sqlserver": 0.0015}
+CLOSE_PATIENCE = 5.0  # seconds a hand waits for a call that still runs on a connection before it looks again
+COST_MEMORY = 0.7  # weight of the past in the moving average of the time an open takes
+
+
+class Workshop:
+    """The slow work of one local pool. Counts are written under the pool's lock."""
+
+    def __init__(self, pool: LocalPool) -> None:
+        self._pool = pool
+        self._hands = Hands(pool.name)
+        self.cost = 0.0  # seconds that opening a connection takes
+        self.opened = self.closed = self.connect_errors = self.refused_full = 0
+        self.last_connect_error: tuple[float, errors.ConnectError] | None = None
+
+    def open(self, slot: Slot) -> None:
+        self._hands.do(lambda: self._open(slot))
+
+    def tend(self, slot: Slot) -> None:
+        self._hands.do(lambda: self._tend(slot))
+
+    def close(self, slot: Slot) -> None:
+        self._hands.do(lambda: self._close(slot))
+
+    def join(self, timeout: float) -> None:
+        """No more work will come: wait for what there is, so many seconds at most."""
+        self._hands.join(timeout)
+
+    # -- opening ---------------------------------------------------------------------------------------------
+
+    def _open(self, slot: Slot) -> None:
+        pool, began = self._pool, monotonic()
+        try:
+            link = self._connect()
+        except errors.ConnectError as error:
+            self._not_opened(slot, error)
+            return
+        except BaseException as error:
+            logger.exception("pool %s: opening a connection failed", pool.name)
+            self._not_opened(slot, errors.ConnectError("0", f"{type(error).__name__}: {error}"))
+            return
+        now = monotonic()
+        took = now - began
+        expires = now + pool.settings.keep_alive * (1.0 - 0.05 * random.random())  # so that they do not all go at once
+        with pool.lock:
+            self.opened += 1
+            self.cost = took if not self.cost else COST_MEMORY * self.cost + (1 - COST_MEMORY) * took
+            pool.cells[pool.at + L.COST] = int(self.cost * 1e9)
+            action = pool.machine.opened(slot, link, now, expires)
+            pool.publish()
+            wake = pool.machine.to_open() > 0 or not pool.machine.opening or pool.cells[L.H_HUNGRY]
+        pool.agent.connect_succeeded()
+        if action is not None:
+            pool.act(action)
+        if wake:
+            pool.agent.wake()
+
+    def _connect(self) -> Any:
+        """Open and configure one connection. A server that is full is asked again for a while: permits are exact,
+        but it may take a moment to bury the connection whose place this one takes."""
+        pool, settings = self._pool, self._pool.settings
+        database, max_size = pool.budget.database, pool.budget.max_size
+        backoff = Backoff(0.002, 0.1)
+        give_up = monotonic() + settings.connect_timeout
+        while True:
+            try:
+                link = open_link(
+                    database,
+                    connect_timeout=settings.connect_timeout,
+                    sqlite_connections=max_size if database.provider == "sqlite" else 0,
+                )
+                break
+            except errors.ConnectError as error:
+                if not is_full(error) or monotonic() > give_up or pool.machine.stopped:
+                    raise
+                with pool.lock:
+                    self.refused_full += 1
+            time.sleep(backoff.failed(random.random()))
+        if settings.configure is not None and not self._hook(settings.configure, "configure", link):
+            link.close()
+            raise errors.ConnectError("0", "the configure hook failed; the log has its traceback")
+        return link
+
+    def _not_opened(self, slot: Slot, error: errors.ConnectError) -> None:
+        pool = self._pool
+        with pool.lock:
+            pool.machine.not_opened(slot)
+            starting = pool.agent.failing(error)
+            self.connect_errors += 1
+            self.last_connect_error = (monotonic(), error)
+            pool.publish()
+        for waiter in starting:
+            waiter.wake()
+        pool.agent.connect_failed(error)
+
+    # -- looking after ---------------------------------------------------------------------------------------
+
+    def _tend(self, slot: Slot) -> None:
+        pool, link = self._pool, slot.link
+        fit = not link.suspect or link.check()
+        for what, hook in (("reset", pool.settings.reset), ("check", pool.settings.check)):
+            fit = fit and (hook is None or self._hook(hook, what, link))
+        fit = fit and not link.doubtful and not link.in_transaction
+        with pool.lock:
+            action = pool.machine.tended(slot, monotonic(), pool.limit, fit=fit)
+            another = pool.machine.vet() if pool.vetting and not fit else None
+            pool.publish()
+            hungry = pool.cells[L.H_HUNGRY]
+        if another is not None:
+            pool.act(another)
+        if action is not None:
+            pool.act(action)
+        elif hungry:
+            pool.agent.wake()
+
+    def _hook(self, hook: Callable[[Any], object], what: str, link: Any) -> bool:
+        """Call a hook of the user's with a connection. False: it said so, or failed."""
+        face = PySQLXEngineSync.lend(link)
+        try:
+            return hook(face) is not False
+        except Exception:
+            logger.exception("pool %s: the %s hook failed", self._pool.name, what)
+            return False
+        finally:
+            face._take_back()
+
+    # -- closing ---------------------------------------------------------------------------------------------
+
+    def _close(self, slot: Slot) -> None:
+        pool = self._pool
+        while not slot.link.close(CLOSE_PATIENCE):
+            logger.warning("pool %s: a call still runs on a connection to be closed; waiting for its end", pool.name)
+        slot.link = None
+        time.sleep(LINGER[pool.budget.database.provider])
+        with pool.lock:
+            pool.machine.closed(slot)
+            self.closed += 1
+            pool.publish()
+            wake = pool.machine.stopped or pool.machine.to_open() > 0
+        pool.agent.permit_unused(wake)
