@@ -81,7 +81,6 @@ class Agent:
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._alarm, selectors.EVENT_READ)
         self._member: Member | None = None
-        self._connected = False
         self._thread = threading.Thread(target=self._run, name=f"{OURS}agent-{pool.name}", daemon=True)
         self._backoff = Backoff(0.05, 2.0)
         self._retry_at = 0.0
@@ -194,7 +193,6 @@ class Agent:
                 waiter.wake()
             return False
         self._member = member
-        self._connected = True
         import_module("mppool.database.rows")  # pydantic, which the first row needs: now, beside the first connect
         pool.seated(member.cells, member.at)
         self._selector.register(member.channel, selectors.EVENT_READ)
@@ -216,7 +214,9 @@ class Agent:
         assert self._member is not None
         logger.error("pool %s: the manager is gone; going on with what this process has", self._pool.name)
         self._selector.unregister(self._member.channel)
-        self._connected = False
+        cells, at = self._member.cells, self._member.at
+        cells[at + L.TARGET] = cells[at + L.LIMIT] = L.NEVER  # its cells are nobody's now, and its orders void
+        cells[L.H_HUNGRY] = 0
 
     def _finish(self) -> None:
         self._pool.workshop.join(5.0)
@@ -253,7 +253,7 @@ class Agent:
         self._take(now)
         with pool.lock:
             wants = machine.to_open()
-            room = len(machine.slots) < cells[at + L.TARGET] or cells[at + L.TARGET] == cells[at + L.CREDIT]
+            room = len(machine.slots) < cells[at + L.TARGET] or cells[at + L.TARGET] >= cells[at + L.CREDIT]
             may = now >= self._retry_at and len(machine.opening) < OPEN_AT_ONCE
             self.listening = listening = wants > 0 and room and may
             ring = wants > 0 and machine.demand > cells[at + L.KNOWN] and machine.demand > cells[at + L.CREDIT]

@@ -120,6 +120,16 @@ def test_pickled_handles_mean_the_same_budget_and_keep_their_settings(sqlite_uri
     assert (manager.name, manager.max_size) == ("shop", 4)
 
 
+def borrow_all(pool: PySQLXEnginePoolSync, count: int) -> None:
+    """Have so many connections borrowed at once, and use each."""
+    leases = [pool.connection(10) for _ in range(count)]
+    for lease in leases:
+        assert lease.__enter__().query_first("SELECT 1 AS a").a == 1
+    assert pool.stats().in_use == count
+    for lease in leases:
+        lease.__exit__(None, None, None)
+
+
 SCRIPT = """
 import sys
 from mppool import PoolManager, PySQLXEnginePoolSync
@@ -230,11 +240,7 @@ def test_a_killed_process_leaves_its_permits_to_others(database_uri: str, permit
         assert ready.wait(20)
         assert manager.stats().free == 0
         os.kill(pid, signal.SIGKILL)
-        leases = [pool.connection(10) for _ in range(permits)]
-        for lease in leases:
-            assert lease.__enter__().query_first("SELECT 1 AS a").a == 1
-        for lease in leases:
-            lease.__exit__(None, None, None)
+        borrow_all(pool, permits)
         assert children.exit_code(pid) == -signal.SIGKILL
 
 
@@ -260,6 +266,19 @@ def test_more_processes_than_permits_take_turns(sqlite_uri: str) -> None:
         pool = manager.pool()
         pids = [children.forked(lambda: children.use_threads(pool, 20)) for _ in range(6)]
         assert [children.exit_code(pid) for pid in pids] == [0] * 6
+
+
+@pytest.mark.leaves("the killed manager's folder: nobody succeeds it yet")
+def test_processes_go_on_with_what_they_have_when_the_manager_is_killed(database_uri: str) -> None:
+    with PoolManager(database_uri, 3) as manager:
+        pool = manager.pool()
+        borrow_all(pool, 3)
+        os.kill(manager.pid, signal.SIGKILL)
+        children.use_threads(pool, 20)
+        with pool.connection() as conn:
+            conn.close()
+        borrow_all(pool, 3)  # the permit of the connection that was closed is still ours
+        assert (pool.stats().opened, pool.stats().timeouts) == (4, 0)
 
 
 def test_the_manager_outlives_a_signal_to_its_members_group(sqlite_uri: str) -> None:
