@@ -295,3 +295,20 @@ def test_jobs_of_a_multiprocessing_pool(sqlite_uri: str, method: str) -> None:
             workers.map(children.use_threads, [pool] * 6)
             workers.close()
             workers.join()
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_jobs_with_closures_by_multiprocess(sqlite_uri: str, method: str) -> None:
+    """dill carries what pickle cannot; the handle travels inside the closure."""
+    multiprocess = pytest.importorskip("multiprocess")
+    with PoolManager(sqlite_uri, 2) as manager:
+        pool = manager.pool()
+
+        def job(number: int) -> int:
+            with pool.connection(20) as conn:
+                return int(conn.query_first(f"SELECT {number} * 2 AS a").a)
+
+        with multiprocess.get_context(method).Pool(2) as workers:
+            assert workers.map(job, range(6)) == [0, 2, 4, 6, 8, 10]
+            workers.close()
+            workers.join()
