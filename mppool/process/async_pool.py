@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from time import monotonic
-from types import TracebackType
 
 from mppool.core.pool import Slot, Waiter
 from mppool.database.connection import PySQLXEngine
 from mppool.process.handle import STOP_TIMEOUT, Handle
-from mppool.process.local import LocalPool
+from mppool.process.lease import Lease
 from mppool.settings import wait_seconds
-
-logger = logging.getLogger("mppool.pool")
 
 
 class TaskWaiter(Waiter):
@@ -51,28 +47,17 @@ class TaskWaiter(Waiter):
         return True
 
 
-class _Lease:
-    """``async with pool.connection() as conn``: one borrow, while the block runs."""
+class TaskLease(Lease):
+    """``async with pool.connection() as conn``."""
 
-    __slots__ = ("_handle", "_local", "_slot", "_timeout")
-
-    def __init__(self, handle: PySQLXEnginePool, timeout: float | None) -> None:
-        self._handle = handle
-        self._timeout = timeout
+    __slots__ = ()
 
     async def __aenter__(self) -> PySQLXEngine:
-        local = self._handle._local or self._handle._resolve()
-        slot = local.borrow()
-        if slot is None:
-            local, slot = await self._wait()
-        self._local, self._slot = local, slot
-        face = slot.face = PySQLXEngine.lend(slot.link)
+        face: PySQLXEngine = self._lend(self._at_once() or await self._wait(), PySQLXEngine)
         return face
 
-    async def _wait(self) -> tuple[LocalPool, Slot]:
-        handle = self._handle
-        local = handle._resolve()
-        timeout = handle._settings.conn_timeout if self._timeout is None else self._timeout
+    async def _wait(self) -> Slot:
+        timeout, local = self._patience(), self._local
         waiter = TaskWaiter(monotonic())
         slot = local.line_up(waiter)
         if slot is None:
@@ -82,27 +67,10 @@ class _Lease:
                 local.forsake(waiter)
                 raise
             slot = local.outcome(waiter, None if woken else timeout)
-        return local, slot
+        return slot
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
-    ) -> None:
-        slot, local = self._slot, self._local
-        link, face = slot.link, slot.face
-        slot.face = None
-        try:
-            if link.in_transaction and not link.doubtful:
-                local.left_open()
-                await face.rollback()
-        except Exception:
-            link.doubtful = True
-            logger.exception("pool %s: rolling back failed; the connection is closed", local.name)
-        except BaseException:
-            link.doubtful = True
-            raise
-        finally:
-            face._take_back()
-            local.give_back(slot)
+    async def __aexit__(self, *_: object) -> None:
+        self._give_back()
 
 
 class PySQLXEnginePool(Handle):
@@ -135,7 +103,7 @@ class PySQLXEnginePool(Handle):
             local.agent.tell_when_done(waiter)
             await waiter.wait(STOP_TIMEOUT)
 
-    def connection(self, timeout: float | None = None) -> _Lease:
+    def connection(self, timeout: float | None = None) -> TaskLease:
         """Borrow a connection: ``async with pool.connection() as conn``.
 
         Args:
@@ -147,7 +115,7 @@ class PySQLXEnginePool(Handle):
         Raises: on entering, PoolTimeoutError, PoolClosedError, TooManyWaitingError; ConnectError when the database
             refuses for good (a wrong password, say); BudgetMismatchError, ManagerUnavailableError at the first use.
         """
-        return _Lease(self, timeout if timeout is None else wait_seconds("timeout", timeout))
+        return TaskLease(self, timeout if timeout is None else wait_seconds("timeout", timeout))
 
     async def __aenter__(self) -> PySQLXEnginePool:
         await self.start()

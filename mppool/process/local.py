@@ -114,17 +114,6 @@ class LocalPool:
             self.machine.min_size = self.cells[self.at + L.WARM] = settings.min_size
         self.agent.wake()
 
-    def left_open(self) -> None:
-        """A borrower left a transaction open; it is being rolled back."""
-        self.rollbacks += 1
-        who = threading.current_thread().name
-        logger.warning(
-            "pool %s: a borrower in thread %s left a transaction open; it is rolled back. "
-            "Commit or roll back before the block ends.",
-            self.name,
-            who,
-        )
-
     # -- callers ---------------------------------------------------------------------------------------------
 
     def borrow(self) -> Slot | None:
@@ -207,13 +196,15 @@ class LocalPool:
     def give_back(self, slot: Slot) -> None:
         """A borrower is done with a connection."""
         link, machine = slot.link, self.machine
+        if link.in_transaction:
+            self._left_open()
         with self.lock:
             action = machine.give_back(
                 slot,
                 monotonic(),
                 self.cells[self._limit],
                 fit=not link.doubtful,
-                tend=link.suspect or self._tending,
+                tend=link.suspect or link.in_transaction or self._tending,
             )
             if action is None:
                 self.cells[self._in_use] = len(machine.borrowed)
@@ -224,6 +215,16 @@ class LocalPool:
             self.act(action)
         elif hungry:
             self.agent.wake()  # others wait, and here a connection lies idle
+
+    def _left_open(self) -> None:
+        """A borrower left a transaction open: name it. The connection is reset before anybody else gets it."""
+        self.rollbacks += 1
+        logger.warning(
+            "pool %s: a borrower in thread %s left a transaction open; it is rolled back. "
+            "Commit or roll back before the block ends.",
+            self.name,
+            threading.current_thread().name,
+        )
 
     def act(self, action: Serve | Close | Tend) -> None:
         if isinstance(action, Serve):

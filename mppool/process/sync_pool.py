@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 from _thread import allocate_lock
 from time import monotonic
-from types import TracebackType
 
 from mppool.core.pool import Slot, Waiter
 from mppool.database.connection import PySQLXEngineSync
 from mppool.process.handle import Handle
-from mppool.process.local import LocalPool
+from mppool.process.lease import Lease
 from mppool.settings import wait_seconds
-
-logger = logging.getLogger("mppool.pool")
 
 
 class ThreadWaiter(Waiter):
@@ -34,28 +30,17 @@ class ThreadWaiter(Waiter):
         return True
 
 
-class _Lease:
-    """``with pool.connection() as conn``: one borrow, from the moment the block is entered until it is left."""
+class ThreadLease(Lease):
+    """``with pool.connection() as conn``."""
 
-    __slots__ = ("_handle", "_local", "_slot", "_timeout")
-
-    def __init__(self, handle: PySQLXEnginePoolSync, timeout: float | None) -> None:
-        self._handle = handle
-        self._timeout = timeout
+    __slots__ = ()
 
     def __enter__(self) -> PySQLXEngineSync:
-        local = self._handle._local or self._handle._resolve()
-        slot = local.borrow()
-        if slot is None:
-            local, slot = self._wait()
-        self._local, self._slot = local, slot
-        face = slot.face = PySQLXEngineSync.lend(slot.link)
+        face: PySQLXEngineSync = self._lend(self._at_once() or self._wait(), PySQLXEngineSync)
         return face
 
-    def _wait(self) -> tuple[LocalPool, Slot]:
-        handle = self._handle
-        local = handle._resolve()
-        timeout = handle._settings.conn_timeout if self._timeout is None else self._timeout
+    def _wait(self) -> Slot:
+        timeout, local = self._patience(), self._local
         waiter = ThreadWaiter(monotonic())
         slot = local.line_up(waiter)
         if slot is None:
@@ -65,27 +50,10 @@ class _Lease:
                 local.forsake(waiter)
                 raise
             slot = local.outcome(waiter, None if woken else timeout)
-        return local, slot
+        return slot
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
-    ) -> None:
-        slot, local = self._slot, self._local
-        link, face = slot.link, slot.face
-        slot.face = None
-        try:
-            if link.in_transaction and not link.doubtful:
-                local.left_open()
-                face.rollback()
-        except Exception:
-            link.doubtful = True
-            logger.exception("pool %s: rolling back failed; the connection is closed", local.name)
-        except BaseException:
-            link.doubtful = True
-            raise
-        finally:
-            face._take_back()
-            local.give_back(slot)
+    def __exit__(self, *_: object) -> None:
+        self._give_back()
 
 
 class PySQLXEnginePoolSync(Handle):
@@ -135,7 +103,7 @@ class PySQLXEnginePoolSync(Handle):
         """
         self._wait_for(self._end())
 
-    def connection(self, timeout: float | None = None) -> _Lease:
+    def connection(self, timeout: float | None = None) -> ThreadLease:
         """Borrow a connection: ``with pool.connection() as conn``.
 
         Args:
@@ -147,7 +115,7 @@ class PySQLXEnginePoolSync(Handle):
         Raises: on entering, PoolTimeoutError, PoolClosedError, TooManyWaitingError; ConnectError when the database
             refuses for good (a wrong password, say); BudgetMismatchError, ManagerUnavailableError at the first use.
         """
-        return _Lease(self, timeout if timeout is None else wait_seconds("timeout", timeout))
+        return ThreadLease(self, timeout if timeout is None else wait_seconds("timeout", timeout))
 
     def __enter__(self) -> PySQLXEnginePoolSync:
         self.start()

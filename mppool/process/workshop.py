@@ -128,10 +128,10 @@ class Workshop:
 
     def _tend(self, slot: Slot) -> None:
         pool, link = self._pool, slot.link
-        fit = not link.suspect or link.check()
+        fit = (not link.suspect or link.check()) and link.reset()
         for what, hook in (("reset", pool.settings.reset), ("check", pool.settings.check)):
             fit = fit and (hook is None or self._hook(hook, what, link))
-        fit = fit and not link.doubtful and not link.in_transaction
+        fit = fit and not link.doubtful and not link.suspect and not link.in_transaction
         with pool.lock:
             action = pool.machine.tended(slot, monotonic(), pool.limit, fit=fit)
             another = pool.machine.vet() if pool.vetting and not fit else None

@@ -1,0 +1,47 @@
+"""One borrow, from the moment a ``with`` block is entered until it is left: what both handles' leases share.
+
+The faces differ only in how they wait. Leaving a block waits for nothing, whatever was left behind: a transaction
+still open is rolled back in the workshop before anybody else gets the connection.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from mppool.core.pool import Slot
+
+if TYPE_CHECKING:
+    from mppool.process.handle import Handle
+    from mppool.process.local import LocalPool
+
+
+class Lease:
+    __slots__ = ("_handle", "_local", "_slot", "_timeout")
+
+    _local: LocalPool
+    _slot: Slot
+
+    def __init__(self, handle: Handle, timeout: float | None) -> None:
+        self._handle = handle
+        self._timeout = timeout
+
+    def _at_once(self) -> Slot | None:
+        """An idle connection, if there is one."""
+        local = self._local = self._handle._local or self._handle._resolve()
+        return local.borrow()
+
+    def _patience(self) -> float:
+        """Seconds to wait for one. The pool may have been stopped and started since it was looked at."""
+        self._local = self._handle._resolve()
+        return self._handle._settings.conn_timeout if self._timeout is None else self._timeout
+
+    def _lend(self, slot: Slot, face_class: Any) -> Any:
+        self._slot = slot
+        face = slot.face = face_class.lend(slot.link)
+        return face
+
+    def _give_back(self) -> None:
+        slot = self._slot
+        slot.face._take_back()
+        slot.face = None
+        self._local.give_back(slot)
