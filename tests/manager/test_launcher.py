@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import stat
@@ -14,7 +15,9 @@ import pytest
 
 from mppool import errors
 from mppool.manager import launcher
+from mppool.shared import ledger as L
 from mppool.shared import paths
+from mppool.shared.messages import encode
 from tests.manager import seats
 from tests.manager.seats import NAME, SECRET, gone, manager_of, runs, sit
 from tests.waiting import forked, until
@@ -92,17 +95,19 @@ def test_a_launcher_killed_at_any_moment_leaves_the_way_free(moment: float) -> N
 
 
 def test_what_a_killed_manager_left_is_replaced() -> None:
-    old = sit(max_size=3)
-    seats.get(old, 3)
+    old, older = sit(max_size=3), sit(max_size=3)
+    seats.get(older, 3)
     pid = manager_of(old)
     os.kill(pid, signal.SIGKILL)
     gone(pid)
     old.leave()
+    older.leave()
     folder = paths.folder(NAME)
     assert {paths.SOCKET, paths.LEDGER} <= set(os.listdir(folder)), "it could not clean up"
     assert launcher.connect(NAME) is None
     new = sit(max_size=5)
     assert manager_of(new) != pid
+    assert [index for index in range(L.ROWS) if new.cells[new.ledger.row(index) + L.PID]] == [0]
     seats.get(new, 5)
     new.leave()
 
@@ -178,6 +183,23 @@ def test_a_stopped_budget_takes_nobody_and_goes_with_its_last_member() -> None:
     seats.get(member, 4)
     member.leave()
     until(lambda: not runs(pid), 1.0)  # no linger
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_no_means_no(stopped: bool) -> None:
+    """Who was refused and stays on the line has no seat, and gets one answer a request."""
+    member = sit()
+    with seats.call() as sock:
+        verb = {"do": "stop"} if stopped else {"do": "describe"}
+        for request in (verb, {"do": "attach", "max_size": 4 if stopped else 9, "warm": 0}, {"do": "describe"}):
+            sock.sendall(encode(request))
+        lines = b""
+        while lines.count(b"\n") < 3:
+            lines += sock.recv(4096)
+    answers = [json.loads(line) for line in lines.splitlines()]
+    assert [answer["ok"] for answer in answers] == [True, False, True]
+    assert all("row" not in answer for answer in answers)
+    member.leave()
 
 
 def test_connect_finds_nobody_where_nobody_is() -> None:

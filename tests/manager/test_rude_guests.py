@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import resource
@@ -16,7 +17,7 @@ from typing import Any
 import pytest
 
 from mppool import errors
-from mppool.manager import server
+from mppool.manager import server, treasury
 from mppool.process.member import Member
 from mppool.shared import paths
 from mppool.shared.messages import LONGEST, encode
@@ -102,7 +103,7 @@ def test_many_come_and_say_nothing(member: Member) -> None:
 def test_who_gives_descriptors_is_cut_off(member: Member) -> None:
     with seats.call() as sock, open(os.devnull) as null:
         gift = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", [null.fileno()] * 3))]
-        for _ in range(3):
+        for _ in range(2):
             sock.sendmsg([b"\n"], gift)
         assert cut_off(sock)
 
@@ -181,6 +182,17 @@ def test_a_member_too_many_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
         members.append(sit())
         for member in members:
             member.leave()
+
+
+def test_so_is_one_for_whom_there_are_no_descriptors() -> None:
+    def fail() -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    def prepare() -> None:
+        treasury.make = fail
+
+    with served_here(prepare), pytest.raises(errors.ManagerUnavailableError, match=os.strerror(errno.EMFILE)):
+        sit()
 
 
 def test_it_allows_itself_the_descriptors_that_all_rows_need() -> None:

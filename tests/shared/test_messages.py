@@ -185,8 +185,9 @@ def test_anything_else_is_garbled(line: Line, data: bytes) -> None:
 
 
 @pytest.mark.parametrize("end", [b"", b"\n"], ids=["no end", "an end"])
-def test_a_line_that_is_too_long_is_garbled(line: Line, end: bytes) -> None:
-    data = b'{"a":"' + b"x" * (LONGEST + 5000) + b'"}' + end
+@pytest.mark.parametrize("excess", [1, 5000])
+def test_a_line_that_is_too_long_is_garbled(line: Line, end: bytes, excess: int) -> None:
+    data = b'{"a":"' + b"x" * (LONGEST + excess - 8) + b'"}' + end
     with forked(line.peer.sendall, data), pytest.raises(Garbled, match=str(LONGEST)):
         until(lambda: line.channel.receive() is None)
 
@@ -234,7 +235,9 @@ def test_who_talks_without_end_does_not_hold_the_listener(line: Line) -> None:
 # -- descriptors ---------------------------------------------------------------------------------------------
 
 
-def test_descriptors_arrive_beside_their_message(line: Line) -> None:
+@pytest.mark.parametrize("flag", [messages._CLOEXEC, 0], ids=["as here", "where the kernel cannot"])
+def test_descriptors_arrive_beside_their_message(line: Line, monkeypatch: pytest.MonkeyPatch, flag: int) -> None:
+    monkeypatch.setattr(messages, "_CLOEXEC", flag)
     other = Channel(line.peer)
     read, write = os.pipe()
     other.send({"fds": 2}, [read, write])
