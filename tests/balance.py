@@ -21,6 +21,7 @@ __all__ = ["Sheet", "describe", "left_over", "stop_forkserver", "take"]
 
 # Helpers of the standard library that live as long as the interpreter once used.
 HELPERS = ("multiprocessing.resource_tracker", "multiprocess.resource_tracker")
+SPARE = "memfd:mppool-core"  # the copy of the core that a process keeps for those who are forked from it
 RUNTIME_THREAD = "tokio-runtime-w"
 
 
@@ -56,6 +57,9 @@ def left_over(before: Sheet, after: Sheet) -> dict[str, list[str]]:
         new = [text for key, text in getattr(after, kind).items() if key not in old]
         if kind == "fds" and after.runtime_threads > before.runtime_threads:
             new = _without_runtime(new)
+        if kind == "fds":
+            spare = next((text for text in new if SPARE in text), None)
+            new = [text for text in new if text is not spare]
         if new:
             rest[kind] = sorted(new)
     return rest

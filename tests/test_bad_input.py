@@ -114,7 +114,7 @@ def failing_start(flavour: Flavour, uri: str, **settings: Any) -> BaseException:
 
     async def scenario() -> BaseException:
         pool = flavour.make(uri, **settings)
-        with pytest.raises(Exception) as caught:  # noqa: PT011 - the caller looks at it
+        with pytest.raises(Exception) as caught:
             await flavour.start(pool)
         assert pool.closed
         return caught.value

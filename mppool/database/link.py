@@ -20,7 +20,7 @@ from mppool import errors
 from mppool.database import core as core_module
 from mppool.database import sockets
 from mppool.database.driver import drive
-from mppool.database.uris import check_uri, options, scrub, with_defaults
+from mppool.database.uris import check_uri, options, scrub, verifies, with_defaults
 from mppool.database.verdicts import Verdict, judge
 
 if TYPE_CHECKING:
@@ -283,7 +283,7 @@ async def opening(database: Database, connect_timeout: float = 5.0, sqlite_conne
     process = core_module.process
     if process.stopped:
         raise errors.ConnectError("0", "the interpreter is exiting")
-    core = process.get(database.provider, sqlite_connections)
+    core = process.get(database.provider, sqlite_connections, verifies(database))
     if database.provider in ("postgresql", "mysql"):
         core.watch.ports.add(urlsplit(database.uri).port or {"postgresql": 5432, "mysql": 3306}[database.provider])
     sockets_before = core.watch.sockets() if database.provider != "sqlite" else set()

@@ -8,7 +8,7 @@ from urllib.parse import unquote, urlsplit
 if TYPE_CHECKING:
     from mppool.settings import Database
 
-__all__ = ["check_uri", "options", "scrub", "with_defaults"]
+__all__ = ["check_uri", "options", "scrub", "verifies", "with_defaults"]
 
 
 def check_uri(database: Database) -> None:
@@ -29,6 +29,13 @@ def options(uri: str) -> dict[str, str]:
     """What stands after the '?'."""
     pairs = (part.partition("=") for part in uri.partition("?")[2].split("&"))
     return {name: value for name, _, value in pairs if name}
+
+
+def verifies(database: Database) -> bool:
+    """Whether a server's certificate is to be verified. PostgreSQL's and MySQL's are not unless asked for."""
+    if database.provider in ("postgresql", "mysql"):
+        return options(database.uri).get("sslaccept", "").lower() == "strict"
+    return database.provider == "sqlserver"
 
 
 def with_defaults(database: Database, connect_timeout: float) -> str:

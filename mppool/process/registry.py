@@ -14,7 +14,7 @@ import weakref
 from typing import Protocol
 
 from mppool.core.pool import Waiter
-from mppool.database import core, parking
+from mppool.database import copies, core, parking
 from mppool.process.local import LocalPool
 from mppool.settings import BudgetSettings, PoolSettings
 
@@ -69,6 +69,11 @@ def part(user: Forkable, pool: LocalPool) -> bool:
     return True
 
 
+def _before_fork() -> None:
+    if _forkables:  # a child that never uses them has cost us 5 ms once; each one that does has won as much
+        copies.make_spare()
+
+
 def _forked_in_child() -> None:
     global _lock
     _lock = threading.Lock()
@@ -98,5 +103,5 @@ def _exit() -> None:
     core.settle()
 
 
-os.register_at_fork(after_in_child=_forked_in_child)
+os.register_at_fork(before=_before_fork, after_in_child=_forked_in_child)
 atexit.register(_exit)

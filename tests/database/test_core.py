@@ -13,7 +13,10 @@ from typing import Any
 
 import pytest
 
+from mppool import errors
 from mppool.database import core
+from mppool.database.link import open_link
+from mppool.settings import Database
 
 LONG = 60
 
@@ -32,16 +35,78 @@ def program(text: str, *, env: dict[str, str] | None = None, arguments: tuple[st
     return done.stdout
 
 
-def test_the_installed_library_is_used_once() -> None:
-    out = program(
+def test_one_copy_serves_all_and_the_installed_library_is_left_alone() -> None:
+    program(
         """
+        import sys
         from mppool.database import core
         first = core.process.get("postgresql")
         assert core.process.get("mysql") is first
-        print(first.private)
+        assert not any(name.startswith("pysqlx_core") for name in sys.modules)
+        import pysqlx_core
+        assert pysqlx_core.PySQLxError is not first.Error
         """
     )
-    assert out == "False\n"
+
+
+def test_somebody_elses_blocking_calls_beside_ours(postgres_uri: str) -> None:
+    """Imported after us, and hammered at the same time: on one runtime this deadlocks within a second."""
+    program(
+        """
+        import sys, threading, time
+        from mppool import PySQLXEngineSync
+        conn = PySQLXEngineSync(sys.argv[1])
+        conn.connect()
+        import pysqlx_core
+        theirs = pysqlx_core.new_sync(sys.argv[1])
+        statement = pysqlx_core.PySQLxStatement(provider="postgresql", sql="SELECT 2 AS a", params=None)
+        end = time.monotonic() + 2
+        def blocking():
+            while time.monotonic() < end:
+                assert theirs.query_one_sync(statement) == {"a": 2}
+        thread = threading.Thread(target=blocking)
+        thread.start()
+        while time.monotonic() < end:
+            assert conn.query_first("SELECT 1 AS a").a == 1
+        thread.join()
+        conn.close()
+        """,
+        arguments=(postgres_uri,),
+    )
+
+
+def test_certificate_authorities_are_read_by_those_who_verify() -> None:
+    """Our copy asks for a variable of its own; what the program's other libraries ask for is left alone."""
+    program(
+        """
+        import os
+        from mppool.database import copies, core, uris
+        from mppool.settings import Database
+        library = open(copies.library(), "rb").read()
+        assert library.count(copies.BUNDLE) >= 2 and len(copies.BUNDLE) == len(copies.OUR_BUNDLE)
+        strict = Database.parse("postgresql://localhost/x?sslmode=require&sslaccept=strict")
+        lax = Database.parse("postgresql://localhost/x?sslmode=require")
+        assert uris.verifies(strict) and not uris.verifies(lax)
+        assert uris.verifies(Database.parse("sqlserver://localhost;database=x"))
+        one, other = (core.process.get("postgresql", verify=each) for each in (False, True))
+        assert one is not other and other.verifies and not one.verifies
+        assert core.process.get("postgresql", verify=True) is other
+        assert core.process.get("postgresql") is one
+        """
+    )
+
+
+def test_a_server_is_verified_when_that_is_asked_for(postgres_server: Any) -> None:
+    """The test server's certificate, if it has one, is its own; nobody vouches for it."""
+    if postgres_server.run("SHOW ssl")[0][0] != "on":
+        pytest.skip("this PostgreSQL has no TLS")
+    for extra, works in (("sslmode=require", True), ("sslmode=require&sslaccept=strict", False)):
+        uri = postgres_server.uri + ("&" if "?" in postgres_server.uri else "?") + extra
+        if works:
+            assert open_link(Database.parse(uri)).close()
+        else:
+            with pytest.raises(errors.ConnectError, match="TLS"):
+                open_link(Database.parse(uri))
 
 
 @pytest.mark.parametrize("way", ["memory", "disk"])
@@ -59,7 +124,7 @@ def test_beside_somebody_elses_import(way: str, tmp_path: Any) -> None:
         from mppool.database import core
         with PySQLXEngineSync(f"sqlite:{sys.argv[2]}/x.db") as conn:
             own = core.process.core
-            assert own.private and own.Error is not pysqlx_core.PySQLxError
+            assert own.Error is not pysqlx_core.PySQLxError
             assert sys.modules["pysqlx_core.pysqlx_core"] is theirs
             assert conn.query_first("SELECT 1 AS a").a == 1
             theirs_too = pysqlx_core.new_sync(f"file:{sys.argv[2]}/x.db")
@@ -80,7 +145,7 @@ def test_copies_upon_copies_are_all_different(tmp_path: Any) -> None:
         from mppool.database.driver import drive
         seen = []
         for workers in (2, 40, 80, 120):
-            core.process.core = core._load(workers)
+            core.process.core = core._load(workers, False, None)
             seen.append(core.process.core)
         assert len({one.Error for one in seen}) == 4
         """

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from mppool.database import core
+from mppool.database import copies, core
 from mppool.database.driver import drive
 from mppool.database.link import Link, open_link
 from mppool.settings import Database
@@ -77,7 +77,7 @@ def test_the_runtime_has_one_edge_triggered_epoll() -> None:
 
 def test_copies_do_not_know_each_other(sqlite_uri: str) -> None:
     link = open_link(Database.parse(sqlite_uri))
-    other = core._private_copy()
+    other = copies.load(verify=False)
     assert other.PySQLxError is not link.core.Error
     foreign = other.PySQLxStatement(provider="sqlite", sql="SELECT 1", params=None)
     with pytest.raises(TypeError):

@@ -337,7 +337,6 @@ def test_a_child_has_its_own_core_and_leaves_the_parents_alone(database_uri: str
         with PySQLXEngineSync(database_uri) as conn:
             assert conn.query_first("SELECT 1 AS a").a == 1
         assert core.process.core is not None
-        assert core.process.core.private
         in_child(grandchild)
 
     def grandchild() -> None:

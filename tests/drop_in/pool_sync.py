@@ -3,7 +3,7 @@ import logging
 import random
 import time
 
-from pysqlx_engine import PySQLXEnginePoolSync, LOG_CONFIG
+from pysqlx_engine import LOG_CONFIG, PySQLXEnginePoolSync
 
 LOG_CONFIG.PYSQLX_DEV_MODE = True
 LOG_CONFIG.PYSQLX_SQL_LOG = True
