@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 import signal
-import stat
+import socket
 import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from typing import Any
 
 import pytest
 
@@ -21,23 +22,6 @@ from mppool.shared.messages import encode
 from tests.manager import seats
 from tests.manager.seats import NAME, SECRET, gone, manager_of, runs, sit
 from tests.waiting import forked, until
-
-
-def proc(pid: int, *what: str) -> str:
-    return os.path.join("/proc", str(pid), *what)
-
-
-def field(pid: int, name: str) -> int:
-    with open(proc(pid, "status")) as status:
-        return next(int(line.split()[1]) for line in status if line.startswith(name + ":"))
-
-
-def targets(pid: int) -> set[str]:
-    return {os.readlink(proc(pid, "fd", number)) for number in os.listdir(proc(pid, "fd"))}
-
-
-needs_proc = pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="no /proc here")
-
 
 # -- one manager a budget ------------------------------------------------------------------------------------
 
@@ -63,6 +47,8 @@ def test_all_who_launch_at_once_get_the_same_manager() -> None:
     tell, told = os.pipe(), os.pipe()
 
     def launch(name: str) -> None:
+        original = launcher._launch
+        launcher._launch = lambda config: (time.sleep(0.02), original(config))[1]  # so that they do meet
         os.close(told[1])
         os.read(told[0], 1)  # until the last one has been forked and the pipe is closed
         member = sit(name=name)
@@ -79,6 +65,65 @@ def test_all_who_launch_at_once_get_the_same_manager() -> None:
     for fd in (*tell, told[0]):
         os.close(fd)
     assert len(set(lines.split(b"\n")[:-1])) == 3, lines
+
+
+def test_who_comes_while_the_manager_leaves_gets_another() -> None:
+    """Without linger it leaves at once, so comers meet every moment of its leaving."""
+
+    def come_and_go() -> None:
+        for _ in range(25):
+            member = sit()
+            assert runs(manager_of(member)) or not member.heard()
+            member.leave()
+
+    with ExitStack() as stack:
+        children = [stack.enter_context(forked(come_and_go)) for _ in range(3)]
+        assert [child.join() for child in children] == [0, 0, 0]
+
+
+@pytest.mark.parametrize(("resets", "enough"), [(0, True), (4, True), (5, False)])
+def test_who_is_hung_up_on_calls_again_but_not_for_ever(
+    monkeypatch: pytest.MonkeyPatch, resets: int, enough: bool
+) -> None:
+    original, calls = launcher.ask, []
+
+    def ask(sock: socket.socket, *args: Any) -> Any:
+        calls.append(1)
+        if len(calls) > resets:
+            return original(sock, *args)
+        sock.close()
+        raise ConnectionResetError("it was leaving")
+
+    monkeypatch.setattr(launcher, "ask", ask)
+    if enough:
+        sit().leave()
+        assert len(calls) == resets + 1
+        return
+    with pytest.raises(errors.ManagerUnavailableError, match="leaving"):
+        sit()
+
+
+def test_an_end_before_the_answer_is_a_reset() -> None:
+    for unread in (b"", b"x"):
+        ours, theirs = socket.socketpair()
+        ours.send(unread)
+        theirs.close()
+        with pytest.raises(ConnectionResetError):
+            launcher.ask(ours, {"do": "describe"}, NAME)
+
+
+def test_ctrl_c_does_not_reach_it_even_while_it_starts() -> None:
+    def launch() -> None:
+        os.setpgid(0, 0)
+        signal.signal(signal.SIGINT, lambda *_: None)
+        signal.signal(signal.SIGALRM, lambda *_: os.killpg(0, signal.SIGINT))
+        signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
+        member = sit()
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        member.leave()
+
+    with forked(launch) as child:
+        assert child.join() == 0
 
 
 @pytest.mark.parametrize("moment", [0.0, 0.01, 0.03, 0.04, 0.05, 0.06, 0.08, 0.12])
@@ -221,56 +266,3 @@ def test_an_unsafe_place_is_refused(runtime_folder: str) -> None:
     with pytest.raises(errors.ManagerUnavailableError, match="open to others"):
         sit()
     os.chmod(runtime_folder, 0o700)
-
-
-# -- what kind of process it is ------------------------------------------------------------------------------
-
-
-@needs_proc
-def test_the_manager_is_nobodys_child_in_a_session_of_its_own() -> None:
-    member = sit()
-    pid = manager_of(member)
-    assert field(pid, "PPid") != os.getpid()
-    assert os.getsid(pid) == os.getpgid(pid) == pid
-    assert os.readlink(proc(pid, "cwd")) == "/"
-    assert field(pid, "VmRSS") <= 16 * 1024
-    assert field(pid, "Threads") == 1
-    member.leave()
-
-
-@needs_proc
-def test_it_inherits_nothing_but_what_is_its_own() -> None:
-    """Not even what the launcher made inheritable: a web server's listening socket would stay bound for ever."""
-    reader, writer = os.pipe()
-    os.set_inheritable(reader, True)
-    member = sit()
-    folder = paths.folder(NAME)
-    mine = {os.path.join(folder, paths.LOG), os.path.join(folder, paths.LEDGER), "/dev/null"}
-    kinds = {target.partition(":")[0] for target in targets(manager_of(member)) - mine}
-    assert kinds <= {"anon_inode", "socket"}, "a pipe, a file or a terminal came along"
-    with open("/proc/net/unix") as table:
-        inodes = {line.split()[6] for line in table if len(line.split()) > 6}
-    sockets = {target[8:-1] for target in targets(manager_of(member)) if target.startswith("socket:")}
-    assert sockets <= inodes, "a socket that is none of the budget's"
-    for fd in (reader, writer):
-        os.close(fd)
-    member.leave()
-
-
-@needs_proc
-def test_the_password_is_not_where_others_look() -> None:
-    member = sit()
-    pid, folder = manager_of(member), paths.folder(NAME)
-    places = [proc(pid, "cmdline"), proc(pid, "environ"), *(os.path.join(folder, f) for f in (paths.LEDGER, paths.LOG))]
-    for place in places:
-        with open(place, "rb") as file:
-            assert SECRET.encode() not in file.read(), place
-    modes = {name: stat.S_IMODE(os.lstat(os.path.join(folder, name)).st_mode) for name in os.listdir(folder)}
-    assert modes == {paths.SOCKET: 0o600, paths.LEDGER: 0o600, paths.LOG: 0o600}
-    member.leave()
-
-
-def test_a_manager_with_nothing_to_say_writes_nothing() -> None:
-    member = sit()
-    assert os.stat(os.path.join(paths.folder(NAME), paths.LOG)).st_size == 0
-    member.leave()

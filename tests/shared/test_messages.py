@@ -144,7 +144,6 @@ def test_a_reset_is_an_end_too(line: Line) -> None:
 
 
 def test_ringing_never_fails(line: Line) -> None:
-    line.peer.setblocking(False)
     repeat(100_000, line.channel.ring)  # the peer reads nothing: its socket is full long before
     assert line.peer.recv(1) == BELL
     line.peer.close()
@@ -167,8 +166,7 @@ def test_sending_to_who_does_not_read_or_is_gone_is_an_error(line: Line) -> None
     [
         b"GET / HTTP/1.1\r\n",
         b"{\n",
-        b"[1]\n",
-        b'"text"\n',
+        b"[]\n",
         b" \n",
         b"\x00\n",
         b'{"a":"\xff"}\n',
