@@ -98,6 +98,12 @@ class Agent:
     def wake(self) -> None:
         self._alarm.ring()
 
+    def ring(self) -> None:
+        """Tell the manager at once that this process lacks permits; it is on its way while the agent wakes up."""
+        member = self._member
+        if member is not None:
+            member.channel.ring()
+
     # -- called by others ------------------------------------------------------------------------------------
 
     def tell_when_warm(self, waiter: Waiter) -> None:
@@ -249,7 +255,7 @@ class Agent:
             if leaving:
                 pool.publish()
         for slot in leaving:
-            pool.workshop.close(slot)
+            pool.workshop.close_at_once(slot)
         self._take(now)
         with pool.lock:
             wants = machine.to_open()

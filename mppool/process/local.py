@@ -64,6 +64,7 @@ class LocalPool:
         self._in_use = at + L.IN_USE
         self._limit = at + L.LIMIT
         self._known = at + L.KNOWN
+        self._credit = at + L.CREDIT
 
     def seated(self, cells: Any, at: int) -> None:
         """The agent has taken a seat: from now on others read what we publish."""
@@ -152,10 +153,14 @@ class LocalPool:
             tend = machine.vet() if self.vetting else None
             self._publish_line()
             # A listening agent acts by itself when a permit comes; and what the manager knows need not be told.
-            wake = machine.to_open() > 0 and (not self.agent.listening or machine.demand > self.cells[self._known])
+            lacking = machine.to_open() > 0
+            unknown = machine.demand > max(self.cells[self._known], self.cells[self._credit])
+            listening = self.agent.listening
         if tend is not None:
             self.act(tend)
-        if wake:
+        if lacking and unknown:
+            self.agent.ring()
+        if lacking and not listening:
             self.agent.wake()
         return None
 

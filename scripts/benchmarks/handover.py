@@ -1,13 +1,13 @@
 """Two processes and one permit: the one that waits gets the other's idle connection's permit, and connects.
 
 ``over`` is what the hand-over costs beyond a plain connect: two messages, the old connection's end, the new permit.
-The plain connect is the core's own, in a process that does nothing else. Both are measured back to back, and with
-rests of 20 ms, after which the other's connection has been idle for a while and the processors have gone to sleep.
+The plain connect is that of a connection used on its own, in a process that does nothing else. Both are measured back
+to back, and with rests of 20 ms, after which the processors have gone to sleep and the other's connection has been
+idle for a while (one that was given back a moment ago stays for as long as a connect takes, in case it is used again).
 """
 
 from __future__ import annotations
 
-import asyncio
 import multiprocessing
 import statistics
 import time
@@ -30,21 +30,18 @@ def _borrow(pool: Any) -> float:
         return (time.perf_counter() - start) * 1e3
 
 
-async def _plain_connects(uri: str, rest: float) -> list[float]:
-    import pysqlx_core
+def _connect_time(uri: str, rest: float, line: Any) -> None:
+    from mppool import PySQLXEngineSync
 
     times = []
     for _ in range(TIMES):
+        connection = PySQLXEngineSync(uri)
         start = time.perf_counter()
-        connection = await pysqlx_core.new(uri)
+        connection.connect()
         times.append((time.perf_counter() - start) * 1e3)
-        del connection
-        await asyncio.sleep(max(rest, 0.002))  # the server needs a moment to let go
-    return times[5:]
-
-
-def _connect_time(uri: str, rest: float, line: Any) -> None:
-    line.send(statistics.median(asyncio.run(_plain_connects(uri, rest))))
+        connection.close()
+        time.sleep(max(rest, 0.002))  # the server needs a moment to let go
+    line.send(statistics.median(times[5:]))
 
 
 def _mppool(uri: str, rest: float) -> Sample:
@@ -53,7 +50,7 @@ def _mppool(uri: str, rest: float) -> Sample:
     # in a process of its own, so that no runtime of the core runs in the parent of the one forked below
     fork = multiprocessing.get_context("fork")
     ours, theirs = fork.Pipe()
-    prober = fork.Process(target=_connect_time, args=(uri.replace("sqlite:", "file:"), rest, theirs), daemon=True)
+    prober = fork.Process(target=_connect_time, args=(uri, rest, theirs), daemon=True)
     prober.start()
     connect = ours.recv()
     prober.join()
