@@ -193,9 +193,10 @@ class Walk(RuleBasedStateMachine):
             plan = self.settle()
             for member in self.processes:
                 self._act(member)
-                if self.processes[member].in_use and self.processes[member].waiting:
-                    self._give_back(member)  # its borrowers are done and come again
+                if self.processes[member].in_use:
+                    self._give_back(member)  # a borrower is done and comes again
                     self.processes[member].waiting += 1
+                    self.processes[member].serve()
         credits = sum(account.credit for account in self.books.accounts.values())
         if any(process.waiting for process in self.processes.values()):
             assert credits == self.max_size, "permits lie unused while somebody waits"
