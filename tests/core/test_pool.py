@@ -217,7 +217,7 @@ class CountsThoseWhoLeft(PoolMachine):
 
 class ForgetsTheOld(PoolMachine):
     def expire(self, now: float, most: int) -> list[Slot]:
-        return super().expire(now - 5.0, most)
+        return super().expire(now - 25.0, most)
 
 
 class KeepsWhatIsCalledBack(PoolMachine):

@@ -172,6 +172,16 @@ def test_remove_takes_our_files_and_the_folder(runtime_folder: str) -> None:
     paths.remove_folder(folder)
     assert os.listdir(runtime_folder) == []
     paths.remove_folder(folder)  # it is gone already
+    paths.remove_folder(os.path.join(runtime_folder, "root", "shop"))  # the root with it
+
+
+def test_the_lock_goes_with_the_last_budget(runtime_folder: str) -> None:
+    first, last = paths.make_folder("first"), paths.make_folder("last")
+    make_file(os.path.join(runtime_folder, paths.LOCK))
+    paths.remove_folder(first)
+    assert sorted(os.listdir(runtime_folder)) == ["last", paths.LOCK]
+    paths.remove_folder(last)
+    assert os.listdir(runtime_folder) == []
 
 
 def test_remove_leaves_what_is_not_ours(runtime_folder: str) -> None:
