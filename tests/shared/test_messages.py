@@ -150,9 +150,10 @@ def test_ringing_never_fails(line: Line) -> None:
     line.channel.ring()
 
 
-def test_sending_to_who_does_not_read_or_is_gone_is_an_error(line: Line) -> None:
+@pytest.mark.parametrize("fds", [[], [0]])
+def test_sending_to_who_does_not_read_or_is_gone_is_an_error(line: Line, fds: list[int]) -> None:
     with pytest.raises(BlockingIOError):
-        repeat(10_000, lambda: line.channel.send({"a": "x" * 1000}))
+        line.channel.send({"a": "x" * 10_000_000}, fds)
     line.peer.close()
     with pytest.raises(OSError):
         line.channel.send({"a": 1})
