@@ -19,6 +19,12 @@ from mppool.shared import messages, paths
 
 LAUNCH_TIMEOUT = 10.0  # seconds; a loaded machine starts an interpreter in less than one
 _BACKLOG = 512
+_NEEDED = (
+    "PATH",
+    "LD_LIBRARY_PATH",
+    "DYLD_LIBRARY_PATH",
+    "MPPOOL_RUNTIME_DIR",
+)  # of the environment: it may hold secrets
 _BOOT = "import sys; sys.path.append(sys.argv[1]); from mppool.manager.server import main; main(sys.argv[2])"
 
 
@@ -98,6 +104,7 @@ def _start(config: dict[str, Any], folder: str) -> socket.socket:
             stderr=log,
             pass_fds=(reader,),
             start_new_session=True,
+            env={name: os.environ[name] for name in _NEEDED if name in os.environ},
         )
         os.write(writer, json.dumps(config).encode())  # the uri goes by a pipe: arguments can be read by everybody
     finally:

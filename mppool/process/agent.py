@@ -172,7 +172,7 @@ class Agent:
         self._selector.close()
         self._alarm.close()
         if self._member is not None:
-            self._member.leave()
+            self._member.abandon()
 
     # -- the thread ------------------------------------------------------------------------------------------
 

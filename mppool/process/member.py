@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from mppool import errors
 from mppool.manager.launcher import enter
 from mppool.settings import BudgetSettings
 from mppool.shared import ledger as L
@@ -46,6 +47,11 @@ class Member:
         fds = self.channel.claim_fds(1 + answer["fds"])
         self.ledger = L.Ledger(fds[0])
         os.close(fds[0])
+        if self.ledger.cells[L.H_MAGIC] != L.MAGIC:
+            self.channel.close()
+            for fd in fds[1:]:
+                os.close(fd)
+            raise errors.ManagerUnavailableError(f"budget {name!r} is run by another version of mppool")
         self.semaphore: EventSemaphore = adopt(fds[1:])
         self.at = self.ledger.row(answer["row"])
 
@@ -67,7 +73,12 @@ class Member:
             return False
 
     def leave(self) -> None:
-        """Give up the seat: end of file is how the manager learns of it."""
+        """Give up the seat: end of file is how the manager learns of it, also where a forked copy is still open."""
+        self.channel.hang_up()
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Close this process's copies only: in a forked child the seat is the parent's."""
         self.channel.close()
         self.semaphore.close()
         self.ledger.close()

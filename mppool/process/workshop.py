@@ -29,7 +29,7 @@ logger = logging.getLogger("mppool.pool")
 
 # After the last reference to a connection is dropped, its server needs a moment to notice (median 0.4 ms, 95 % in
 # 1.7 ms on a local PostgreSQL): a permit that went back at once would often meet "too many connections".
-LINGER = {"sqlite": 0.0, "postgresql": 0.0007, "mysql": 0.0007, "sqlserver": 0.0015}
+LINGER = {"sqlite": 0.0, "postgresql": 0.0004, "mysql": 0.0004, "sqlserver": 0.0015}
 CLOSE_PATIENCE = 5.0  # seconds a hand waits for a call that still runs on a connection before it looks again
 COST_DRIFT = 0.1  # the estimate of what an open costs follows the cheapest ones seen, and rises slowly by this
 
@@ -46,7 +46,11 @@ class Workshop:
         self.last_connect_error: tuple[float, errors.ConnectError] | None = None
 
     def open(self, slot: Slot) -> None:
-        self._hands.do(lambda: self._open(slot))
+        """Open a connection. SQLite's takes a tenth of a millisecond and no network: less than to wake a hand."""
+        if self._pool.budget.database.provider == "sqlite" and self._pool.settings.configure is None:
+            self._open(slot)
+        else:
+            self._hands.do(lambda: self._open(slot))
 
     def tend(self, slot: Slot) -> None:
         self._hands.do(lambda: self._tend(slot))

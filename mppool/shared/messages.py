@@ -120,6 +120,13 @@ class Channel:
             raise Garbled(f"{count} descriptors were announced, {len(claimed)} came")
         return claimed
 
+    def hang_up(self) -> None:
+        """End the conversation for every process that has a copy of this end."""
+        try:
+            self.sock.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass  # the peer has done so already
+
     def close(self) -> None:
         for fd in self.fds:
             socket.close(fd)
