@@ -62,7 +62,7 @@ def make_spare() -> None:
             pass  # then each makes its own
 
 
-def library() -> str:
+def installed() -> str:
     """The installed library's path; nothing is imported."""
     package = importlib.util.find_spec("pysqlx_core")
     for folder in (package.submodule_search_locations or ()) if package else ():
@@ -86,7 +86,7 @@ def _in_memory(verify: bool) -> int:
 def _on_disk(verify: bool) -> Any:
     import tempfile  # slow to import, and seldom needed
 
-    copy, path = tempfile.mkstemp(prefix="mppool-core-", suffix=os.path.splitext(library())[1])
+    copy, path = tempfile.mkstemp(prefix="mppool-core-", suffix=os.path.splitext(installed())[1])
     try:
         _fill(copy, verify)
         return _import(path)
@@ -96,7 +96,7 @@ def _on_disk(verify: bool) -> Any:
 
 
 def _fill(copy: int, verify: bool) -> None:
-    original = library()
+    original = installed()
     with open(original, "rb") as file:
         while chunk := file.read(1 << 20):
             view = memoryview(chunk)

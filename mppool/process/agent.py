@@ -70,9 +70,11 @@ class Alarm:
 
 
 class Agent:
-    """Args:
-    pool: whose agent this is.
-    starting: woken when the first connections stand, or with the error if they cannot.
+    """One local pool's agent.
+
+    Args:
+        pool: whose it is.
+        starting: woken when the first connections stand, or with the error if they cannot.
     """
 
     def __init__(self, pool: LocalPool, starting: Waiter | None) -> None:
@@ -110,7 +112,19 @@ class Agent:
         """Wake this waiter when no connection is being opened, or with the error if one cannot be."""
         with self._pool.lock:
             self._starting.append(waiter)
+            done = self.done
+        if done:
+            self._disappoint()
         self.wake()
+
+    def _disappoint(self) -> None:
+        """Nobody who still waits in start() will see it succeed."""
+        pool = self._pool
+        with pool.lock:
+            starting, self._starting = self._starting, []
+        for waiter in starting:
+            waiter.error = pool.failure or errors.PoolClosedError(f"pool {pool.name!r} was stopped while it started")
+            waiter.wake()
 
     def tell_when_done(self, waiter: Waiter) -> None:
         """Wake this waiter when the agent has left."""
@@ -192,14 +206,8 @@ class Agent:
             member = Member(pool.budget, pool.name, pool.machine.min_size)
         except errors.PoolError as error:
             pool.fail(error)
-            with pool.lock:
-                starting, self._starting = self._starting, []
-            for waiter in starting:
-                waiter.error = error
-                waiter.wake()
             return False
         self._member = member
-        import_module("mppool.database.rows")  # pydantic, which the first row needs: now, beside the first connect
         pool.seated(member.cells, member.at)
         self._selector.register(member.channel, selectors.EVENT_READ)
         return True
@@ -207,6 +215,8 @@ class Agent:
     def _serve(self) -> None:
         member, machine = self._member, self._pool.machine
         assert member is not None
+        self._reconcile(monotonic())
+        import_module("mppool.database.rows")  # pydantic, which the first row needs: now, beside the first connect
         while True:
             self._alarm.hush()
             pause = self._reconcile(monotonic())
@@ -237,6 +247,7 @@ class Agent:
         self._alarm.close()
         if member is not None:
             member.leave()
+        self._disappoint()
         for waiter in ending:
             waiter.wake()
 

@@ -82,8 +82,8 @@ def test_certificate_authorities_are_read_by_those_who_verify() -> None:
         import os
         from mppool.database import copies, core, uris
         from mppool.settings import Database
-        library = open(copies.library(), "rb").read()
-        assert library.count(copies.BUNDLE) >= 2 and len(copies.BUNDLE) == len(copies.OUR_BUNDLE)
+        data = open(copies.installed(), "rb").read()
+        assert data.count(copies.BUNDLE) >= 2 and len(copies.BUNDLE) == len(copies.OUR_BUNDLE)
         strict = Database.parse("postgresql://localhost/x?sslmode=require&sslaccept=strict")
         lax = Database.parse("postgresql://localhost/x?sslmode=require")
         assert uris.verifies(strict) and not uris.verifies(lax)
