@@ -48,7 +48,7 @@ class Walk(RuleBasedStateMachine):
         assert slot.link is not None, "lent before it was open"
         self.lent[slot] = None
 
-    @rule(passes=st.floats(0, 30))
+    @rule(passes=st.sampled_from([0.0, 1.0, 11.0, 101.0]))  # none, little, past max_idle, past keep_alive
     def wait(self, passes: float) -> None:
         self.now += passes
 
@@ -110,7 +110,7 @@ class Walk(RuleBasedStateMachine):
     def closed(self) -> None:
         self.machine.closed(next(iter(self.machine.closing)))
 
-    @rule(limit=st.integers(0, 8), aim=st.integers(0, 8), patience=st.sampled_from([0.0, 5.0]))
+    @rule(limit=st.sampled_from([0, 1, 8]), aim=st.sampled_from([0, 1, 8]), patience=st.sampled_from([0.0, 5.0]))
     def surrender(self, limit: int, aim: int, patience: float) -> None:
         limit = min(limit, self.permits)
         target = min(aim, limit)
