@@ -110,7 +110,7 @@ class Walk(RuleBasedStateMachine):
     def closed(self) -> None:
         self.machine.closed(next(iter(self.machine.closing)))
 
-    @rule(limit=st.sampled_from([0, 1, 8]), aim=st.sampled_from([0, 1, 8]), patience=st.sampled_from([0.0, 5.0]))
+    @rule(limit=st.sampled_from([8, 8, 2, 0]), aim=st.sampled_from([8, 1, 0]), patience=st.sampled_from([0.0, 5.0]))
     def surrender(self, limit: int, aim: int, patience: float) -> None:
         limit = min(limit, self.permits)
         target = min(aim, limit)
@@ -135,8 +135,10 @@ class Walk(RuleBasedStateMachine):
         if len(expired) < most and due is not None:
             assert due > self.now, "something was due and was left"
 
-    @rule()
-    def stop(self) -> None:
+    @rule(now=st.sampled_from([False] * 9 + [True]))  # seldom: nothing happens any more afterwards
+    def stop(self, now: bool) -> None:
+        if not now:
+            return
         for waiter in self.machine.fail_all(RuntimeError("stopped")):
             assert waiter.error is not None
             self.line.remove(waiter)
