@@ -46,7 +46,7 @@ class Process:
 class Walk(RuleBasedStateMachine):
     books_class: type[Books] = Books
 
-    @initialize(max_size=st.integers(1, 12))
+    @initialize(max_size=st.sampled_from([1, 2, 3, 5, 12]))  # mostly fewer permits than callers
     def begin(self, max_size: int) -> None:
         self.books = self.books_class(max_size)
         self.max_size = max_size
@@ -310,7 +310,7 @@ class GrantsWhatIsNotFree(Books):
 def test_the_walk_finds_planted_bugs(planted: type[Books]) -> None:
     """A walk that cannot fail proves nothing."""
     with pytest.raises(AssertionError):
-        walk(planted, 1000)
+        walk(planted, 5000)  # it ends with the first that is found
 
 
 # -- single decisions, by hand -------------------------------------------------------------------------------
