@@ -172,7 +172,6 @@ class PoolSettings:
         max_idle: a connection above ``min_size`` is closed after so long without use.
         max_waiting: refuse a borrower when so many wait; None: no limit.
         connect_timeout: longest time to open one connection.
-        leak_threshold: log a warning when a connection is borrowed for longer; None: never.
         configure: called once with each new connection (`PySQLXEngineSync`), on a thread of the pool's.
         check: called with a connection before it is lent; False or an exception discards it.
         reset: called with a connection that came back; False or an exception discards it.
@@ -186,7 +185,6 @@ class PoolSettings:
     max_idle: float = 600.0
     max_waiting: int | None = None
     connect_timeout: float = 5.0
-    leak_threshold: float | None = None
     configure: Callable[[Any], object] | None = None
     check: Callable[[Any], object] | None = None
     reset: Callable[[Any], object] | None = None
@@ -198,8 +196,6 @@ class PoolSettings:
             object.__setattr__(self, name, _seconds(name, getattr(self, name)))
         if self.max_waiting is not None:
             _whole("max_waiting", self.max_waiting, 1)
-        if self.leak_threshold is not None:
-            object.__setattr__(self, "leak_threshold", _seconds("leak_threshold", self.leak_threshold))
         for name in ("configure", "check", "reset"):
             hook = getattr(self, name)
             if hook is not None and not callable(hook):

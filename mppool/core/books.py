@@ -121,8 +121,7 @@ class Books:
     def plan(self, now: float) -> Plan:
         """Reconcile what members have with what they want."""
         plan = Plan()
-        wants = {member: self.extra(account) for member, account in self.accounts.items()}
-        hungry = {member: extra for member, extra in wants.items() if extra}
+        hungry = {member: extra for member, account in self.accounts.items() if (extra := self.extra(account))}
         self._grant(plan, hungry, now)
         for account in self.accounts.values():
             account.target = account.limit = account.credit
@@ -186,9 +185,7 @@ class Books:
         for account in sorted(self.accounts.values(), key=lambda each: -each.idle):
             if missing and not account.waiting:
                 missing -= self._release(account, min(missing, account.idle))
-        for account in self.accounts.values():
-            account.limit = account.credit  # so far nobody is pressed: only idle things were asked for
-        if missing:
+        if missing:  # so far nobody is pressed: only idle things were asked for
             self._share(plan, hungry, plan.shortage - missing, now)
         for member, account in self.accounts.items():
             if account.target < account.credit and account.unused:

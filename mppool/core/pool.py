@@ -17,12 +17,12 @@ from typing import Any, NamedTuple
 class Slot:
     """A permit and, once it is open, its connection."""
 
-    __slots__ = ("borrowed_at", "expires", "face", "idle_since", "link")
+    __slots__ = ("expires", "face", "idle_since", "link")
 
     def __init__(self) -> None:
         self.link: Any = None
         self.face: Any = None  # what the present borrower holds
-        self.expires = self.idle_since = self.borrowed_at = 0.0
+        self.expires = self.idle_since = 0.0
 
 
 class Waiter:
