@@ -136,7 +136,7 @@ class Process:
             self.sweep()
         wanted = 0
         if provider == "sqlite":
-            open_now = sum(1 for link in list(self.links) if link.provider == "sqlite" and link.conn is not None)
+            open_now = sum(1 for link in self.linked() if link.provider == "sqlite" and link.conn is not None)
             wanted = min(max(connections, open_now + 1) + 1, SQLITE_WORKERS_LIMIT)
         core = self.verifying if verify else self.core
         if core is None or core.workers < wanted:
@@ -150,10 +150,16 @@ class Process:
                         self.core = core
         return core
 
+    def linked(self) -> list[Link]:
+        """Every link there is. Walking a weak set fails when another thread opens or drops a link meanwhile; copying
+        the references is one step of the interpreter."""
+        references: Any = self.links
+        return [link for reference in list(references.data) if (link := reference()) is not None]
+
     def cores(self) -> set[Core]:
         """Every copy that may have connections."""
         current = {core for core in (self.core, self.verifying) if core is not None}
-        return current | self.loose | {link.core for link in list(self.links)}
+        return current | self.loose | {link.core for link in self.linked()}
 
 
 process = Process()
@@ -192,7 +198,7 @@ def forked_in_child() -> None:
     """
     global process
     inherited, process = process, Process()
-    for link in list(inherited.links):
+    for link in inherited.linked():
         link.abandon()
     for core in inherited.cores():
         for descriptor in core.watch.sockets():
@@ -215,7 +221,7 @@ def settle(timeout: float = 5.0) -> None:
     if not own.cores():
         return
     deadline = time.monotonic() + timeout
-    unsettled = [link for link in list(own.links) if link.conn is not None and (link.busy or link.doubtful)]
+    unsettled = [link for link in own.linked() if link.conn is not None and (link.busy or link.doubtful)]
     own.sweep()
     if unsettled or own.opens or own.loose or own.left:
         for core in own.cores():

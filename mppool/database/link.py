@@ -310,7 +310,7 @@ async def opening(database: Database, connect_timeout: float = 5.0, sqlite_conne
 def _find_socket(link: Link, before: set[sockets.Descriptor]) -> None:
     """Note the link's socket, where only one can be it: opens at the same time may hide each other's."""
     with core_module.process.lock:
-        owned = {other.socket for other in list(core_module.process.links) if other.conn is not None}
+        owned = {other.socket for other in core_module.process.linked() if other.conn is not None}
         free = link.core.watch.sockets() - before - owned
         if len(free) == 1:
             link.socket = free.pop()
