@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from mppool import errors
 from mppool.database import core, flow
 from mppool.database.driver import drive
-from mppool.database.link import Link, open_link, opening
+from mppool.database.link import Link
+from mppool.database.opening import open_link, opening
 from mppool.database.uris import check_uri
 from mppool.settings import Database
 

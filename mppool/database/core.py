@@ -96,7 +96,7 @@ class _Environment:
 class Process:
     """What this process has of the core; a forked child begins with a new one."""
 
-    __slots__ = ("asyncio_used", "core", "left", "links", "lock", "loose", "opens", "stopped", "verifying")
+    __slots__ = ("asyncio_used", "core", "left", "links", "lock", "loose", "opens", "stopped", "twins", "verifying")
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -106,6 +106,7 @@ class Process:
         self.opens: set[object] = set()  # one token for each open in flight; a count could lose one
         self.loose: set[Core] = set()  # copies on which an open was given up
         self.left: set[Background] = set()  # connections let go of while a call may have run on them
+        self.twins: set[sockets.Twin] = set()  # of connections being buried
         self.asyncio_used = 0.0  # monotonic time of the last call that asyncio drove
         self.stopped = False  # the interpreter is about to exit: no more calls
 
@@ -204,6 +205,8 @@ def forked_in_child() -> None:
         for descriptor in core.watch.sockets():
             if sockets.is_open(descriptor):
                 os.close(descriptor[0])
+    for twin in inherited.twins:
+        twin.close()
 
 
 def settle(timeout: float = 5.0) -> None:

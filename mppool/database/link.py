@@ -11,27 +11,30 @@ callers at once on one link are served one after the other by the core, but shar
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
-from time import monotonic
+import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import urlsplit
 
 from mppool import errors
 from mppool.database import core as core_module
 from mppool.database import sockets
 from mppool.database.driver import drive
-from mppool.database.uris import check_uri, options, scrub, verifies, with_defaults
+from mppool.database.uris import scrub
 from mppool.database.verdicts import Verdict, judge
 
 if TYPE_CHECKING:
     from mppool.database.core import Core
     from mppool.settings import Database
 
-__all__ = ["Link", "check_uri", "open_link", "opening"]
+__all__ = ["Link"]
 
 T = TypeVar("T")
 
 CLOSED = "the connection is closed"
+UNANSWERED = (
+    "a call on this connection was cancelled, timed out or interrupted, so there are no more calls on it: "
+    "a pool replaces it when it is given back; a connection of your own must be closed and connected again"
+)
 _KINDS: dict[str, type[errors.PySQLXError]] = {
     kind.__name__: kind
     for kind in (
@@ -43,6 +46,8 @@ _KINDS: dict[str, type[errors.PySQLXError]] = {
         errors.ConnectError,
     )
 }
+# Seconds that a server needs to notice a closed connection whose socket is not known (95 % on a local PostgreSQL).
+UNWATCHED = 0.0017
 # An answer, any answer, shows that the server is there: this one comes inside a failed PostgreSQL
 # transaction.
 _ABORTED_TRANSACTION = "25P02"
@@ -59,6 +64,8 @@ class Link:
     Attributes:
         provider: "postgresql", "mysql", "sqlserver" or "sqlite".
         in_transaction: a transaction was begun through this link and has not been ended.
+        unanswered: a call was given up (cancelled, timed out, interrupted): its answer is still to come, and there are
+            no more calls. Implies ``doubtful``.
         suspect: a call failed in a way that may have broken the connection; ask `check` before the next use.
         doubtful: a call did not end, or what it left behind cannot be trusted: never use it again.
         busy: calls in flight.
@@ -78,6 +85,8 @@ class Link:
         "reason",
         "socket",
         "suspect",
+        "twin",
+        "unanswered",
     )
 
     def __init__(self, core: Core, conn: Any, database: Database) -> None:
@@ -88,9 +97,11 @@ class Link:
         self.in_transaction = False
         self.suspect = False
         self.doubtful = False
+        self.unanswered = False
         self.busy = 0
         self.reason = CLOSED
         self.socket: sockets.Descriptor | None = None
+        self.twin: sockets.Twin | None = None
         core_module.process.links.add(self)
 
     def __repr__(self) -> str:
@@ -107,6 +118,8 @@ class Link:
         """
         if self.conn is None:
             raise errors.NotConnectedError(self.reason)
+        if self.unanswered:
+            raise errors.NotConnectedError(UNANSWERED)
         if core_module.process.stopped:
             raise errors.NotConnectedError("the interpreter is exiting")
         self.busy += 1
@@ -133,6 +146,8 @@ class Link:
         self.doubtful = True
         if is_panic(error):
             return self._panicked(error)
+        self.unanswered = True
+        self.hang_up()
         return None
 
     def _panicked(self, error: BaseException) -> errors.QueryError:
@@ -223,10 +238,52 @@ class Link:
             return False
         return True
 
+    def hang_up(self) -> None:
+        """Tell the server that nobody waits for an answer any more; it may go on with the statement all the same.
+
+        PostgreSQL looks for it while a statement runs when ``client_connection_check_interval`` is set, MariaDB now
+        and then, both at the statement's end.
+        """
+        self.attend()
+        if self.twin is not None:
+            self.twin.hang_up()
+
     def break_off(self) -> None:
         """End a call in flight at once, by ending the conversation; SQLite has none, its calls go on."""
         if self.socket is not None:
             sockets.shut_down(self.socket)
+
+    def attend(self) -> None:
+        """From now on, keep what it takes to know when the server has ended its side; see `buried`."""
+        if self.twin is None and self.conn is not None and self.socket is not None and sockets.is_open(self.socket):
+            self.twin = sockets.Twin(self.socket)
+            core_module.process.twins.add(self.twin)
+
+    def buried(self, timeout: float) -> bool:
+        """After `close`: wait until the connection no longer counts on the server. Blocks; any thread.
+
+        Needs `attend` before the close; else it waits a moment, with SQLite not at all.
+
+        Returns:
+            False when it still counts after ``timeout`` seconds: the server has not finished its last statement, or
+            cannot be reached.
+        """
+        if self.twin is None:
+            if self.provider != "sqlite":
+                time.sleep(UNWATCHED)
+            return True
+        if self.provider != "postgresql" or self.doubtful:
+            self.twin.hang_up()  # PostgreSQL is told in words, by the driver
+        ended = self.twin.ended(timeout)
+        if ended:
+            self._forget_twin()
+        return ended
+
+    def _forget_twin(self) -> None:
+        twin, self.twin = self.twin, None
+        if twin is not None:
+            core_module.process.twins.discard(twin)
+            twin.close()
 
     def close(self, timeout: float = 5.0) -> bool:
         """Close the connection, after the end of whatever may still run on it. Blocks; any thread; may be
@@ -257,6 +314,7 @@ class Link:
                 own.leave(self.core, self.provider, conn)
 
     def __del__(self) -> None:
+        self._forget_twin()
         if self.conn is not None:  # forgotten by its owner, perhaps with a call that was cancelled
             self.drop()
 
@@ -275,65 +333,3 @@ class Link:
         self.conn = None
         self.in_transaction = False
         self.reason = "the connection was opened before a fork, in the parent process"
-
-
-async def opening(database: Database, connect_timeout: float = 5.0, sqlite_connections: int = 0) -> Link:
-    """Open a connection; see `open_link`."""
-    check_uri(database)
-    process = core_module.process
-    if process.stopped:
-        raise errors.ConnectError("0", "the interpreter is exiting")
-    core = process.get(database.provider, sqlite_connections, verifies(database))
-    if database.provider in ("postgresql", "mysql"):
-        core.watch.ports.add(urlsplit(database.uri).port or {"postgresql": 5432, "mysql": 3306}[database.provider])
-    sockets_before = core.watch.sockets() if database.provider != "sqlite" else set()
-    token = object()
-    process.opens.add(token)
-    try:
-        conn = await core.new(with_defaults(database, connect_timeout))
-    except core.Error as error:
-        code, message = error.code(), error.message()  # type: ignore[attr-defined]
-        raise errors.ConnectError(code, scrub(message, database.uri)) from None
-    except BaseException as error:
-        if is_panic(error):
-            raise errors.ConnectError("PANIC", "the driver panicked: it cannot make sense of the uri") from None
-        process.loose.add(core)  # it goes on in the background, and is dropped when it succeeds
-        raise
-    finally:
-        process.opens.discard(token)
-    link = Link(core, conn, database)
-    if database.provider != "sqlite":
-        _find_socket(link, sockets_before)
-    return link
-
-
-def _find_socket(link: Link, before: set[sockets.Descriptor]) -> None:
-    """Note the link's socket, where only one can be it: opens at the same time may hide each other's."""
-    with core_module.process.lock:
-        owned = {other.socket for other in core_module.process.linked() if other.conn is not None}
-        free = link.core.watch.sockets() - before - owned
-        if len(free) == 1:
-            link.socket = free.pop()
-
-
-def open_link(database: Database, *, connect_timeout: float = 5.0, sqlite_connections: int = 0) -> Link:
-    """Open a connection. Blocks; any thread.
-
-    Args:
-        database: where to.
-        connect_timeout: seconds, rounded up to whole ones, unless the uri has its own.
-        sqlite_connections: how many SQLite connections this process may come to have.
-
-    Raises:
-        ConnectError: with the database's code and message, without the password.
-        ValueError: the uri asks for what cannot be had, see `check_uri`.
-    """
-    # The core's own limit ends an open properly; ours is behind it, for name servers that never answer.
-    limit = None if "connect_timeout" in options(database.uri) else 2 * connect_timeout + 5.0
-    began = monotonic()
-    flow: Coroutine[Any, Any, Link] = opening(database, connect_timeout, sqlite_connections)
-    try:
-        return drive(flow, limit)
-    except TimeoutError:
-        message = f"Timed out when connecting to the database ({monotonic() - began:.1f} s)"
-        raise errors.ConnectError("0", message) from None

@@ -13,8 +13,9 @@ import re
 import socket
 import stat
 import sys
+from time import monotonic
 
-__all__ = ["Watch", "is_open", "shut_down"]
+__all__ = ["Twin", "Watch", "is_open", "local_port", "shut_down"]
 
 _WATCHED = re.compile(r"tfd:\s*(\d+)\s+events:\s*([0-9a-f]+).*?ino:\s*([0-9a-f]+)")
 _EDGE_TRIGGERED = 1 << 31  # the core's runtime asks for it, asyncio and uvloop do not
@@ -65,6 +66,51 @@ def shut_down(descriptor: Descriptor) -> None:
             twin.shutdown(socket.SHUT_RDWR)
     except OSError:
         pass  # it was closed, or never connected: nothing to end
+
+
+def local_port(descriptor: Descriptor) -> int | None:
+    """Our end's port; None when it is closed or not TCP."""
+    try:
+        with socket.socket(fileno=os.dup(descriptor[0])) as twin:
+            name = twin.getsockname()
+    except OSError:
+        return None
+    return name[1] if isinstance(name, tuple) and len(name) >= 2 else None
+
+
+class Twin:
+    """A second descriptor of a connection's socket, made before the driver closes its own: with it one can hang up,
+    and be told when the server has ended its side too, which is when the connection no longer counts there."""
+
+    __slots__ = ("_socket",)
+
+    def __init__(self, descriptor: Descriptor) -> None:
+        self._socket = socket.socket(fileno=os.dup(descriptor[0]))
+
+    def hang_up(self) -> None:
+        """Tell the server that nothing more will come. What it still sends can be read."""
+        try:
+            self._socket.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass  # the server was faster
+
+    def ended(self, timeout: float) -> bool:
+        """Wait for the server's end, so many seconds at most. Only once the driver has let go: what comes until then
+        is read and thrown away."""
+        deadline = monotonic() + timeout
+        try:
+            while (left := deadline - monotonic()) > 0:
+                self._socket.settimeout(left)
+                if not self._socket.recv(65536):
+                    return True
+        except TimeoutError:
+            pass
+        except OSError:
+            return True  # it was reset
+        return False
+
+    def close(self) -> None:
+        self._socket.close()
 
 
 class Watch:

@@ -17,7 +17,7 @@ from mppool import errors
 from mppool.core.backoff import Backoff
 from mppool.core.pool import Slot
 from mppool.database.connection import PySQLXEngineSync
-from mppool.database.link import open_link
+from mppool.database.opening import open_link
 from mppool.database.verdicts import is_full
 from mppool.process.hands import Hands
 from mppool.shared import ledger as L
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("mppool.pool")
 
-# After the last reference to a connection is dropped, its server needs a moment to notice (median 0.4 ms, 95 % in
-# 1.7 ms on a local PostgreSQL): a permit that went back at once would often meet "too many connections".
-LINGER = {"sqlite": 0.0, "postgresql": 0.0015, "mysql": 0.0015, "sqlserver": 0.0015}
 CLOSE_PATIENCE = 5.0  # seconds a hand waits for a call that still runs on a connection before it looks again
+# Seconds that a server may go on with a statement that was given up, before its connection is cut and the permit goes
+# back all the same: a server that cannot be reached must not keep permits for ever.
+BURIAL_PATIENCE = 60.0
 COST_DRIFT = 0.1  # the estimate of what an open costs follows the cheapest ones seen, and rises slowly by this
 
 
@@ -40,7 +40,6 @@ class Workshop:
     def __init__(self, pool: LocalPool) -> None:
         self._pool = pool
         self._hands = Hands(pool.name)
-        self._linger = LINGER[pool.budget.database.provider]
         self.cost = 0.0  # seconds that opening a connection takes
         self.opened = self.closed = self.connect_errors = self.refused_full = 0
         self.last_connect_error: tuple[float, errors.ConnectError] | None = None
@@ -60,13 +59,13 @@ class Workshop:
 
     def close_at_once(self, slot: Slot) -> None:
         """Close an idle connection on this thread (the agent's): others wait for its permit."""
+        slot.link.attend()
         if not slot.link.close(0.0):
             self.close(slot)
-        elif self._linger:
-            gone = monotonic()
-            self._hands.do(lambda: self._closed(slot, gone))
-        else:
+        elif slot.link.provider == "sqlite":
             self._closed(slot, 0.0)
+        else:
+            self._hands.do(lambda: self._closed(slot, monotonic() + BURIAL_PATIENCE))
 
     def join(self, timeout: float) -> None:
         """No more work will come: wait for what there is, so many seconds at most."""
@@ -174,19 +173,29 @@ class Workshop:
     # -- closing ---------------------------------------------------------------------------------------------
 
     def _close(self, slot: Slot) -> None:
-        while not slot.link.close(CLOSE_PATIENCE):
-            logger.warning(
-                "pool %s: a call still runs on a connection to be closed; waiting for its end", self._pool.name
-            )
-        self._closed(slot, monotonic())
+        link, give_up = slot.link, monotonic() + BURIAL_PATIENCE
+        link.attend()
+        while not link.close(min(CLOSE_PATIENCE, max(0.1, give_up - monotonic()))):
+            if monotonic() < give_up:
+                logger.warning(
+                    "pool %s: a call still runs on a connection to be closed; waiting for its end", self._pool.name
+                )
+            else:
+                link.break_off()
+        self._closed(slot, give_up)
 
-    def _closed(self, slot: Slot, gone: float) -> None:
-        """The connection was dropped at ``gone``: its permit goes back when the server has had time to notice."""
-        pool = self._pool
+    def _closed(self, slot: Slot, give_up: float) -> None:
+        """The connection was dropped: its permit goes back when the server has seen that, or at ``give_up``."""
+        pool, link = self._pool, slot.link
         slot.link = None
-        pause = gone + self._linger - monotonic()
-        if pause > 0:
-            time.sleep(pause)
+        if not link.buried(give_up - monotonic()):
+            logger.warning(
+                "pool %s: the server still works for a connection that was closed; its permit goes back after %g s, "
+                "so the server may have more than max_size for a while",
+                pool.name,
+                BURIAL_PATIENCE,
+            )
+        del link
         with pool.lock:
             pool.machine.closed(slot)
             self.closed += 1

@@ -16,7 +16,8 @@ import pytest
 
 from mppool import errors
 from mppool.database.connection import PySQLXEngine, PySQLXEngineSync
-from mppool.database.link import Link, open_link
+from mppool.database.link import Link
+from mppool.database.opening import open_link
 from mppool.settings import Database
 
 

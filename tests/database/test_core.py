@@ -15,7 +15,7 @@ import pytest
 
 from mppool import errors
 from mppool.database import core
-from mppool.database.link import open_link
+from mppool.database.opening import open_link
 from mppool.settings import Database
 
 LONG = 60
@@ -157,7 +157,7 @@ def test_workers_outnumber_sqlite_connections(tmp_path: Any) -> None:
         """
         import os, sys, threading
         from mppool.database import core
-        from mppool.database.link import open_link
+        from mppool.database.opening import open_link
         from mppool.settings import Database
         from tests.waiting import until
 

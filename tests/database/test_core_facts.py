@@ -17,7 +17,8 @@ import pytest
 
 from mppool.database import copies, core
 from mppool.database.driver import drive
-from mppool.database.link import Link, open_link
+from mppool.database.link import Link
+from mppool.database.opening import open_link
 from mppool.settings import Database
 
 

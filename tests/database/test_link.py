@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -14,7 +15,8 @@ from mppool import errors
 from mppool.database import core
 from mppool.database.connection import PySQLXEngineSync
 from mppool.database.driver import drive
-from mppool.database.link import Link, open_link
+from mppool.database.link import Link
+from mppool.database.opening import open_link
 from mppool.database.uris import check_uri, scrub, with_defaults
 from mppool.database.verdicts import is_full, is_permanent
 from mppool.settings import Database
@@ -101,10 +103,51 @@ def test_doubt_is_for_good(link: Link) -> None:
 
 def test_close_waits_for_a_call_that_still_runs(link: Link) -> None:
     start_slow_call(link, 0.5)
-    assert link.close(0.01) is False
-    assert link.conn is not None
+    dropped = link.close(0.01)
+    assert dropped is (link.provider == "postgresql")  # there the driver lets go at once; the server goes on
+    assert not (dropped and link.buried(0.01))
     assert link.close(20) is True
     assert link.conn is None
+    assert link.buried(20)
+
+
+def test_buried_means_that_the_server_counts_it_no_more(
+    link: Link, request: pytest.FixtureRequest, postgres_judge: servers.Judge, mysql_judge: servers.Judge
+) -> None:
+    judges = {"postgresql": postgres_judge, "mysql": mysql_judge}
+    if link.provider not in judges:
+        assert link.close() and link.buried(0.0)
+        return
+    judge = judges[link.provider]
+    assert judge.count() == 1
+    link.attend()
+    assert link.close() and link.buried(10)
+    assert judge.count() == 0
+
+
+def test_opens_at_the_same_time_find_their_own_sockets(database_uri: str) -> None:
+    database = Database.parse(database_uri)
+    if database.provider == "sqlite":
+        pytest.skip("SQLite has no sockets")
+    with ThreadPoolExecutor(8) as threads:
+        links = [future.result() for future in [threads.submit(open_link, database) for _ in range(24)]]
+    owned = [link.socket for link in links]
+    assert None not in owned
+    assert len(set(owned)) == len(links)
+    for victim in links[::3]:
+        victim.break_off()
+    dead = [link for link in links if not link.check()]
+    assert dead == links[::3]
+    for link in links:
+        link.attend()
+        assert link.close() and link.buried(10)
+
+
+def test_a_call_given_up_is_the_last(link: Link) -> None:
+    start_slow_call(link, 0.2)
+    with pytest.raises(errors.NotConnectedError, match="cancelled, timed out or interrupted"):
+        PySQLXEngineSync.lend(link).query("SELECT 1 AS a")
+    assert link.close(20) and link.buried(20)
 
 
 def test_a_killed_backend_is_found(postgres_uri: str) -> None:

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from mppool.database import sockets
-from mppool.database.link import open_link
+from mppool.database.opening import open_link
 from mppool.settings import Database
 
 

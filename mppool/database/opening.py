@@ -1,0 +1,115 @@
+"""Opening a connection, and finding out which of the driver's sockets is its own.
+
+The driver opens by itself and tells nothing of how; its sockets are only known as a set. Where one open runs at a
+time, the socket that came is the connection's. Where several run at once, the server is asked from which port it
+sees the connection come. The socket is what a hung call is ended by, and what tells when a server has buried a
+connection that was closed. A connection whose socket could not be found works all the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine
+from time import monotonic
+from typing import Any
+from urllib.parse import urlsplit
+
+from mppool import errors
+from mppool.database import core as core_module
+from mppool.database import sockets
+from mppool.database.driver import drive
+from mppool.database.link import Link, is_panic
+from mppool.database.uris import check_uri, options, scrub, verifies, with_defaults
+from mppool.settings import Database
+
+__all__ = ["open_link", "opening"]
+
+PORTS = {"postgresql": 5432, "mysql": 3306}
+# The client's port as the server sees it; no row or no port when it is not TCP, or not ours behind a proxy.
+_SEEN_FROM = {
+    "postgresql": "SELECT CAST(inet_client_port() AS text) AS place",
+    "mysql": "SELECT host AS place FROM information_schema.processlist WHERE id = connection_id()",
+}
+
+
+async def opening(database: Database, connect_timeout: float = 5.0, sqlite_connections: int = 0) -> Link:
+    """Open a connection; see `open_link`."""
+    check_uri(database)
+    process = core_module.process
+    if process.stopped:
+        raise errors.ConnectError("0", "the interpreter is exiting")
+    core = process.get(database.provider, sqlite_connections, verifies(database))
+    if database.provider in PORTS:
+        core.watch.ports.add(urlsplit(database.uri).port or PORTS[database.provider])
+    sockets_before = core.watch.sockets() if database.provider != "sqlite" else set()
+    token = object()
+    process.opens.add(token)
+    try:
+        conn = await core.new(with_defaults(database, connect_timeout))
+    except core.Error as error:
+        code, message = error.code(), error.message()  # type: ignore[attr-defined]
+        raise errors.ConnectError(code, scrub(message, database.uri)) from None
+    except BaseException as error:
+        if is_panic(error):
+            raise errors.ConnectError("PANIC", "the driver panicked: it cannot make sense of the uri") from None
+        process.loose.add(core)  # it goes on in the background, and is dropped when it succeeds
+        raise
+    finally:
+        process.opens.discard(token)
+    link = Link(core, conn, database)
+    if database.provider != "sqlite":
+        await _find_socket(link, sockets_before)
+    return link
+
+
+async def _find_socket(link: Link, before: set[sockets.Descriptor]) -> None:
+    if _claim(link, before, None) > 1 and link.provider in _SEEN_FROM:
+        port = await _port_seen(link)
+        if port is not None:
+            _claim(link, before, port)
+
+
+def _claim(link: Link, before: set[sockets.Descriptor], port: int | None) -> int:
+    """Note the link's socket if only one can be it; how many could be."""
+    with core_module.process.lock:
+        owned = {other.socket for other in core_module.process.linked() if other.conn is not None}
+        free = link.core.watch.sockets() - before - owned
+        if port is not None:
+            free = {descriptor for descriptor in free if sockets.local_port(descriptor) == port}
+        if len(free) == 1:
+            link.socket = free.pop()
+            return 1
+        return len(free)
+
+
+async def _port_seen(link: Link) -> int | None:
+    statement = link.core.Statement(provider=link.provider, sql=_SEEN_FROM[link.provider], params=None)
+    try:
+        response = await link.call("query_typed", statement)
+        place = str(response.get_first()["place"]) if len(response) else ""
+    except errors.PySQLXError:
+        return None  # a server that does not answer this; the first call will show what is wrong with it
+    port = place.rpartition(":")[2]
+    return int(port) if port.isdigit() else None
+
+
+def open_link(database: Database, *, connect_timeout: float = 5.0, sqlite_connections: int = 0) -> Link:
+    """Open a connection. Blocks; any thread.
+
+    Args:
+        database: where to.
+        connect_timeout: seconds, rounded up to whole ones, unless the uri has its own.
+        sqlite_connections: how many SQLite connections this process may come to have.
+
+    Raises:
+        ConnectError: with the database's code and message, without the password.
+        ValueError: the uri asks for what cannot be had, see `check_uri`.
+    """
+    # The core's own limit ends an open properly; ours is behind it, for name servers that never answer.
+    limit = None if "connect_timeout" in options(database.uri) else 2 * connect_timeout + 5.0
+    began = monotonic()
+    flow: Coroutine[Any, Any, Link] = opening(database, connect_timeout, sqlite_connections)
+    try:
+        return drive(flow, limit)
+    except TimeoutError:
+        message = f"Timed out when connecting to the database ({monotonic() - began:.1f} s)"
+        raise errors.ConnectError("0", message) from None
