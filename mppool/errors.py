@@ -14,6 +14,7 @@ from mppool.settings import LOG_CONFIG
 __all__ = [
     "AlreadyConnectedError",
     "BudgetMismatchError",
+    "CallTimeoutError",
     "ConnectError",
     "ExecuteError",
     "IsoLevelError",
@@ -94,6 +95,17 @@ class IsoLevelError(PySQLXError):
 
 class StartTransactionError(PySQLXError):
     """A transaction could not be started."""
+
+
+class CallTimeoutError(PySQLXError):
+    """A call did not end within its ``timeout``. Its connection is of no more use; the server may still carry the
+    statement out."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("PYSQLX006", message)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return CallTimeoutError, (self.message,)
 
 
 class NotConnectedError(Exception):

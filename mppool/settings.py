@@ -71,6 +71,11 @@ def wait_seconds(name: str, value: object) -> float:
     return _seconds(name, value, zero=True)
 
 
+def positive_seconds(name: str, value: object) -> float:
+    """A time limit: more than zero seconds."""
+    return _seconds(name, value)
+
+
 @dataclass(frozen=True)
 class Database:
     """Where a budget's connections go. ``uri`` holds the password; nothing else here does."""

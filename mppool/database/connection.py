@@ -13,10 +13,11 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from mppool import errors
-from mppool.database import core, flow
+from mppool.database import core, deadline, flow, transaction
 from mppool.database.driver import drive
 from mppool.database.link import Link
 from mppool.database.opening import open_link, opening
+from mppool.database.transaction import AsyncTransaction, Transaction
 from mppool.database.uris import check_uri
 from mppool.settings import Database
 
@@ -41,6 +42,7 @@ class _NoLink:
     __slots__ = ("reason",)
     conn = None
     provider = ""
+    failed = in_transaction = False
 
     def __init__(self, reason: str) -> None:
         self.reason = reason
@@ -169,6 +171,7 @@ class PySQLXEngineSync(_Face):
         if link.doubtful:
             link.break_off()  # nobody waits for the answer any more
         link.drop(settled=link.wait_for_end(_CLOSE_TIMEOUT))
+        link.forget_twin()
 
     def __enter__(self) -> Self:
         if not self._lent:
@@ -180,87 +183,130 @@ class PySQLXEngineSync(_Face):
     ) -> None:
         self.close()
 
-    def query(self, sql: str, parameters: dict[str, Any] | None = None, model: type[Any] | None = None) -> list[Any]:
+    def _run(self, coroutine: Coroutine[Any, Any, T], timeout: float | None) -> T:
+        return drive(coroutine) if timeout is None else deadline.driven(self._link, coroutine, timeout)
+
+    def query(
+        self,
+        sql: str,
+        parameters: dict[str, Any] | None = None,
+        model: type[Any] | None = None,
+        *,
+        timeout: float | None = None,
+    ) -> list[Any]:
         """Run a query and return all rows, as `BaseRow` or as ``model``; ``[]`` when there are none.
 
         Args:
             sql: one statement, with ``:name`` where a parameter goes.
             parameters: a value for each name; None: the statement is sent as it is.
             model: a pydantic model class to make of each row.
+            timeout: seconds until the call is given up; None: no limit. Every call has this parameter.
 
         Raises:
             QueryError: the database refused, or the connection broke.
+            CallTimeoutError: there was no answer in time. The connection is of no more use; a pool replaces it.
             NotConnectedError: there is no connection.
             ParameterInvalidValueError: a parameter is missing, not in the statement, or would not arrive
                 unchanged.
             ParameterInvalidProviderError: this database does not know a parameter's type.
             TypeError: sql, parameters or model is not what it should be.
         """
-        return drive(flow.query(self._link, sql, parameters, model))
+        return self._run(flow.query(self._link, sql, parameters, model), timeout)
 
     def query_first(
-        self, sql: str, parameters: dict[str, Any] | None = None, model: type[Any] | None = None
+        self,
+        sql: str,
+        parameters: dict[str, Any] | None = None,
+        model: type[Any] | None = None,
+        *,
+        timeout: float | None = None,
     ) -> Any | None:
         """Run a query and return its first row, None when there is none. Otherwise as `query`."""
-        return drive(flow.query_first(self._link, sql, parameters, model))
+        return self._run(flow.query_first(self._link, sql, parameters, model), timeout)
 
-    def query_as_dict(self, sql: str, parameters: dict[str, Any] | None = None) -> list[dict[str, Any]]:
+    def query_as_dict(
+        self, sql: str, parameters: dict[str, Any] | None = None, *, timeout: float | None = None
+    ) -> list[dict[str, Any]]:
         """Run a query and return all rows as dicts. Otherwise as `query`."""
-        return drive(flow.query_as_dict(self._link, sql, parameters))
+        return self._run(flow.query_as_dict(self._link, sql, parameters), timeout)
 
-    def query_first_as_dict(self, sql: str, parameters: dict[str, Any] | None = None) -> dict[str, Any] | None:
+    def query_first_as_dict(
+        self, sql: str, parameters: dict[str, Any] | None = None, *, timeout: float | None = None
+    ) -> dict[str, Any] | None:
         """Run a query and return its first row as a dict, None when there is none. Otherwise as `query`."""
-        return drive(flow.query_first_as_dict(self._link, sql, parameters))
+        return self._run(flow.query_first_as_dict(self._link, sql, parameters), timeout)
 
-    def execute(self, sql: str, parameters: dict[str, Any] | None = None) -> int:
+    def execute(self, sql: str, parameters: dict[str, Any] | None = None, *, timeout: float | None = None) -> int:
         """Run a statement that returns no rows; returns how many it affected.
 
         Raises:
             ExecuteError: the database refused, or the connection broke. Otherwise as `query`.
         """
-        return drive(flow.execute(self._link, sql, parameters))
+        return self._run(flow.execute(self._link, sql, parameters), timeout)
 
-    def raw_cmd(self, sql: str) -> None:
+    def raw_cmd(self, sql: str, *, timeout: float | None = None) -> None:
         """Run statements as they are, without parameters and without results.
 
         Raises:
             RawCmdError: the database refused, or the connection broke.
             NotConnectedError: there is no connection.
         """
-        drive(flow.raw_cmd(self._link, sql))
+        self._run(flow.raw_cmd(self._link, sql), timeout)
 
-    def begin(self) -> None:
+    def transaction(self, isolation_level: str | None = None, *, immediate: bool = False) -> Transaction:
+        """``with conn.transaction():`` commits at the end of the block, and rolls back when an exception leaves it.
+
+        Inside another transaction it is a savepoint: an exception undoes the block's own work only. A PostgreSQL
+        transaction in which a statement has failed cannot be committed, also if the failure was caught: the end of
+        the block then raises. (psycopg's semantics.)
+
+        Args:
+            isolation_level: as for `start_transaction`; None in a nested one.
+            immediate: as for `start_transaction`.
+
+        Raises: as `start_transaction` and `commit`; ValueError: an isolation level for a savepoint; RuntimeError: the
+            block itself has ended the transaction.
+        """
+        return Transaction(self, isolation_level, immediate)
+
+    def begin(self, *, immediate: bool = False, timeout: float | None = None) -> None:
         """Start a transaction; see `start_transaction`."""
-        drive(flow.begin(self._link, None))
+        self._run(transaction.begin(self._link, None, immediate), timeout)
 
-    def start_transaction(self, isolation_level: str | None = None) -> None:
+    def start_transaction(
+        self, isolation_level: str | None = None, *, immediate: bool = False, timeout: float | None = None
+    ) -> None:
         """Start a transaction.
 
         Args:
             isolation_level: ReadUncommitted, ReadCommitted, RepeatableRead, Snapshot or Serializable; None:
                 the database's default.
+            immediate: on SQLite, take the write lock now (``BEGIN IMMEDIATE``), waiting for another writer as long
+                as the busy timeout allows. A transaction that reads first and writes later would fail at once when
+                somebody else has written in between: for several writers this is the way. Elsewhere it means nothing.
 
         Raises:
             StartTransactionError: it could not be started, or this database does not know the level.
             ValueError: there is no such level.
             NotConnectedError: there is no connection.
         """
-        drive(flow.begin(self._link, isolation_level))
+        self._run(transaction.begin(self._link, isolation_level, immediate), timeout)
 
-    def commit(self) -> None:
+    def commit(self, *, timeout: float | None = None) -> None:
         """Commit the transaction.
 
         Raises:
-            RawCmdError: the database refused.
+            RawCmdError: the database refused. Also where a statement of a PostgreSQL transaction had failed (code
+                25P02): the server would roll back and call that a success.
             NotConnectedError: there is no connection.
         """
-        drive(flow.end(self._link, "COMMIT"))
+        self._run(transaction.commit(self._link), timeout)
 
-    def rollback(self) -> None:
+    def rollback(self, *, timeout: float | None = None) -> None:
         """Roll the transaction back; raises as `commit`."""
-        drive(flow.end(self._link, "ROLLBACK"))
+        self._run(transaction.rollback(self._link), timeout)
 
-    def set_isolation_level(self, isolation_level: str) -> None:
+    def set_isolation_level(self, isolation_level: str, *, timeout: float | None = None) -> None:
         """Set the isolation level, as far as the database can outside ``start_transaction``.
 
         Raises:
@@ -268,7 +314,7 @@ class PySQLXEngineSync(_Face):
             ValueError: there is no such level.
             NotConnectedError: there is no connection.
         """
-        drive(flow.set_isolation_level(self._link, isolation_level))
+        self._run(transaction.set_isolation_level(self._link, isolation_level), timeout)
 
 
 class PySQLXEngine(_Face):
@@ -276,8 +322,10 @@ class PySQLXEngine(_Face):
 
     __slots__ = ()
 
-    async def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+    async def _run(self, coroutine: Coroutine[Any, Any, T], timeout: float | None = None) -> T:
         try:
+            if timeout is not None:
+                return await deadline.awaited(self._link, coroutine, timeout)
             return await coroutine
         finally:
             core.process.asyncio_used = monotonic()  # the exit hook gives the last wake-up time to end
@@ -302,6 +350,7 @@ class PySQLXEngine(_Face):
             pass  # it ends when its statement does
         finally:
             link.drop(settled=settled)
+            link.forget_twin()
 
     async def __aenter__(self) -> Self:
         if not self._lent:
@@ -314,49 +363,69 @@ class PySQLXEngine(_Face):
         await self.close()
 
     async def query(
-        self, sql: str, parameters: dict[str, Any] | None = None, model: type[Any] | None = None
+        self,
+        sql: str,
+        parameters: dict[str, Any] | None = None,
+        model: type[Any] | None = None,
+        *,
+        timeout: float | None = None,
     ) -> list[Any]:
         """See `PySQLXEngineSync.query`. A cancelled call makes the connection unfit for further use."""
-        return await self._run(flow.query(self._link, sql, parameters, model))
+        return await self._run(flow.query(self._link, sql, parameters, model), timeout)
 
     async def query_first(
-        self, sql: str, parameters: dict[str, Any] | None = None, model: type[Any] | None = None
+        self,
+        sql: str,
+        parameters: dict[str, Any] | None = None,
+        model: type[Any] | None = None,
+        *,
+        timeout: float | None = None,
     ) -> Any | None:
         """See `PySQLXEngineSync.query_first`."""
-        return await self._run(flow.query_first(self._link, sql, parameters, model))
+        return await self._run(flow.query_first(self._link, sql, parameters, model), timeout)
 
-    async def query_as_dict(self, sql: str, parameters: dict[str, Any] | None = None) -> list[dict[str, Any]]:
+    async def query_as_dict(
+        self, sql: str, parameters: dict[str, Any] | None = None, *, timeout: float | None = None
+    ) -> list[dict[str, Any]]:
         """See `PySQLXEngineSync.query_as_dict`."""
-        return await self._run(flow.query_as_dict(self._link, sql, parameters))
+        return await self._run(flow.query_as_dict(self._link, sql, parameters), timeout)
 
-    async def query_first_as_dict(self, sql: str, parameters: dict[str, Any] | None = None) -> dict[str, Any] | None:
+    async def query_first_as_dict(
+        self, sql: str, parameters: dict[str, Any] | None = None, *, timeout: float | None = None
+    ) -> dict[str, Any] | None:
         """See `PySQLXEngineSync.query_first_as_dict`."""
-        return await self._run(flow.query_first_as_dict(self._link, sql, parameters))
+        return await self._run(flow.query_first_as_dict(self._link, sql, parameters), timeout)
 
-    async def execute(self, sql: str, parameters: dict[str, Any] | None = None) -> int:
+    async def execute(self, sql: str, parameters: dict[str, Any] | None = None, *, timeout: float | None = None) -> int:
         """See `PySQLXEngineSync.execute`."""
-        return await self._run(flow.execute(self._link, sql, parameters))
+        return await self._run(flow.execute(self._link, sql, parameters), timeout)
 
-    async def raw_cmd(self, sql: str) -> None:
+    async def raw_cmd(self, sql: str, *, timeout: float | None = None) -> None:
         """See `PySQLXEngineSync.raw_cmd`."""
-        await self._run(flow.raw_cmd(self._link, sql))
+        await self._run(flow.raw_cmd(self._link, sql), timeout)
 
-    async def begin(self) -> None:
+    def transaction(self, isolation_level: str | None = None, *, immediate: bool = False) -> AsyncTransaction:
+        """``async with conn.transaction():``; see `PySQLXEngineSync.transaction`."""
+        return AsyncTransaction(self, isolation_level, immediate)
+
+    async def begin(self, *, immediate: bool = False, timeout: float | None = None) -> None:
         """See `PySQLXEngineSync.begin`."""
-        await self._run(flow.begin(self._link, None))
+        await self._run(transaction.begin(self._link, None, immediate), timeout)
 
-    async def start_transaction(self, isolation_level: str | None = None) -> None:
+    async def start_transaction(
+        self, isolation_level: str | None = None, *, immediate: bool = False, timeout: float | None = None
+    ) -> None:
         """See `PySQLXEngineSync.start_transaction`."""
-        await self._run(flow.begin(self._link, isolation_level))
+        await self._run(transaction.begin(self._link, isolation_level, immediate), timeout)
 
-    async def commit(self) -> None:
+    async def commit(self, *, timeout: float | None = None) -> None:
         """See `PySQLXEngineSync.commit`."""
-        await self._run(flow.end(self._link, "COMMIT"))
+        await self._run(transaction.commit(self._link), timeout)
 
-    async def rollback(self) -> None:
+    async def rollback(self, *, timeout: float | None = None) -> None:
         """See `PySQLXEngineSync.rollback`."""
-        await self._run(flow.end(self._link, "ROLLBACK"))
+        await self._run(transaction.rollback(self._link), timeout)
 
-    async def set_isolation_level(self, isolation_level: str) -> None:
+    async def set_isolation_level(self, isolation_level: str, *, timeout: float | None = None) -> None:
         """See `PySQLXEngineSync.set_isolation_level`."""
-        await self._run(flow.set_isolation_level(self._link, isolation_level))
+        await self._run(transaction.set_isolation_level(self._link, isolation_level), timeout)

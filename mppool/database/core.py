@@ -96,10 +96,23 @@ class _Environment:
 class Process:
     """What this process has of the core; a forked child begins with a new one."""
 
-    __slots__ = ("asyncio_used", "core", "left", "links", "lock", "loose", "opens", "stopped", "twins", "verifying")
+    __slots__ = (
+        "asyncio_used",
+        "core",
+        "left",
+        "links",
+        "lock",
+        "loose",
+        "one_by_one",
+        "opens",
+        "stopped",
+        "twins",
+        "verifying",
+    )
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
+        self.one_by_one = threading.Lock()  # for opens that could not be told apart
         self.core: Core | None = None
         self.verifying: Core | None = None  # the copy for those who want servers verified
         self.links: weakref.WeakSet[Link] = weakref.WeakSet()

@@ -9,47 +9,29 @@ from __future__ import annotations
 from typing import Any
 
 from mppool import errors
-from mppool.database import sqllog, statements
+from mppool.database import binding, sqllog, statements
 from mppool.database.link import Link
 from mppool.settings import LOG_CONFIG
 
-__all__ = [
-    "begin",
-    "end",
-    "execute",
-    "query",
-    "query_as_dict",
-    "query_first",
-    "query_first_as_dict",
-    "raw_cmd",
-    "set_isolation_level",
-]
-
-_LEVELS = {
-    level.lower(): level for level in ("ReadUncommitted", "ReadCommitted", "RepeatableRead", "Snapshot", "Serializable")
-}
-_KNOWN = {
-    "postgresql": frozenset({"ReadUncommitted", "ReadCommitted", "RepeatableRead", "Serializable"}),
-    "mysql": frozenset({"ReadUncommitted", "ReadCommitted", "RepeatableRead", "Serializable"}),
-    "sqlite": frozenset({"Serializable"}),
-    "sqlserver": frozenset(_LEVELS.values()),
-}
+__all__ = ["execute", "query", "query_as_dict", "query_first", "query_first_as_dict", "raw_cmd", "run"]
 
 
-async def _run(link: Link, method: str, sql: str, parameters: dict[str, Any] | None) -> Any:
+async def run(link: Link, method: str, sql: str, parameters: dict[str, Any] | None) -> Any:
     """One statement through one of the core's methods, and what it does to the transaction."""
     if link.conn is None:
         raise errors.NotConnectedError(link.reason)
     parsed = statements.parse(link.provider, sql)
-    statement = statements.build(link.core, link.provider, parsed, sql, parameters)
+    statement = await binding.bind(link, method, parsed, sql, parameters)
     if LOG_CONFIG.PYSQLX_SQL_LOG or LOG_CONFIG.PYSQLX_DEV_MODE:
         sqllog.log(link.provider, parsed, statement, parameters)
     effect = parsed.transaction
     if effect:
         link.in_transaction = True  # before the call: an interrupt after it must not lose this
+        link.failed = False
     try:
         result = await link.call(method, statement)
-    except errors.PySQLXError:
+    except errors.PySQLXError as error:
+        binding.failed(link, sql, error.code)
         if effect is False and link.provider == "postgresql":
             link.in_transaction = False  # its COMMIT ends the transaction also when it fails; others' may not
         raise
@@ -61,7 +43,7 @@ async def _run(link: Link, method: str, sql: str, parameters: dict[str, Any] | N
 async def query(link: Link, sql: str, parameters: dict[str, Any] | None, model: Any) -> list[Any]:
     if model is not None:
         _check_model(model)
-    response = await _run(link, "query_typed", sql, parameters)
+    response = await run(link, "query_typed", sql, parameters)
     if not len(response):
         return []
     types = link.read(response.get_types)
@@ -71,7 +53,7 @@ async def query(link: Link, sql: str, parameters: dict[str, Any] | None, model: 
 async def query_first(link: Link, sql: str, parameters: dict[str, Any] | None, model: Any) -> Any:
     if model is not None:
         _check_model(model)
-    response = await _run(link, "query_typed", sql, parameters)
+    response = await run(link, "query_typed", sql, parameters)
     if not len(response):
         return None
     types = link.read(response.get_types)
@@ -80,60 +62,22 @@ async def query_first(link: Link, sql: str, parameters: dict[str, Any] | None, m
 
 async def query_as_dict(link: Link, sql: str, parameters: dict[str, Any] | None) -> list[dict[str, Any]]:
     # query_all would convert the rows on a worker thread, with the interpreter's lock
-    response = await _run(link, "query_typed", sql, parameters)
+    response = await run(link, "query_typed", sql, parameters)
     return link.read(response.get_all)
 
 
 async def query_first_as_dict(link: Link, sql: str, parameters: dict[str, Any] | None) -> dict[str, Any] | None:
     # query_one would convert all rows to return one
-    response = await _run(link, "query_typed", sql, parameters)
+    response = await run(link, "query_typed", sql, parameters)
     return link.read(response.get_first) if len(response) else None
 
 
 async def execute(link: Link, sql: str, parameters: dict[str, Any] | None) -> int:
-    return await _run(link, "execute", sql, parameters)  # type: ignore[no-any-return]
+    return await run(link, "execute", sql, parameters)  # type: ignore[no-any-return]
 
 
 async def raw_cmd(link: Link, sql: str) -> None:
-    await _run(link, "raw_cmd", sql, None)
-
-
-async def begin(link: Link, isolation_level: str | None) -> None:
-    if link.conn is None:
-        raise errors.NotConnectedError(link.reason)
-    if isolation_level is not None:
-        isolation_level = _level(isolation_level)
-        if isolation_level not in _KNOWN[link.provider]:
-            # the core would open the transaction first and complain then
-            message = f"{link.provider} does not know the isolation level {isolation_level}"
-            raise errors.StartTransactionError("0", message)
-    before, link.in_transaction = link.in_transaction, True  # also if we never hear how it ended
-    try:
-        await link.call("start_transaction", isolation_level)
-    except errors.PySQLXError:
-        link.in_transaction = before
-        raise
-
-
-async def end(link: Link, word: str) -> None:
-    """``COMMIT`` or ``ROLLBACK``."""
-    await _run(link, "raw_cmd", f"{word} TRANSACTION" if link.provider == "sqlserver" else word, None)
-
-
-async def set_isolation_level(link: Link, isolation_level: str) -> None:
-    if link.conn is None:
-        raise errors.NotConnectedError(link.reason)
-    level = _level(isolation_level)
-    if level not in _KNOWN[link.provider]:
-        raise errors.IsoLevelError("0", f"{link.provider} does not know the isolation level {level}")
-    await link.call("set_isolation_level", level)
-
-
-def _level(name: object) -> str:
-    level = _LEVELS.get(name.lower()) if isinstance(name, str) else None
-    if level is None:
-        raise ValueError(f"isolation_level must be one of {', '.join(_LEVELS.values())}, not {name!r}")
-    return level
+    await run(link, "raw_cmd", sql, None)
 
 
 def _check_model(model: object) -> None:

@@ -64,6 +64,8 @@ class Link:
     Attributes:
         provider: "postgresql", "mysql", "sqlserver" or "sqlite".
         in_transaction: a transaction was begun through this link and has not been ended.
+        failed: since the transaction began, a call has failed; on PostgreSQL it may have aborted the transaction.
+        savepoints: how many blocks inside the transaction's block are open.
         unanswered: a call was given up (cancelled, timed out, interrupted): its answer is still to come, and there are
             no more calls. Implies ``doubtful``.
         suspect: a call failed in a way that may have broken the connection; ask `check` before the next use.
@@ -80,9 +82,11 @@ class Link:
         "core",
         "database",
         "doubtful",
+        "failed",
         "in_transaction",
         "provider",
         "reason",
+        "savepoints",
         "socket",
         "suspect",
         "twin",
@@ -95,6 +99,8 @@ class Link:
         self.database = database
         self.provider = database.provider
         self.in_transaction = False
+        self.failed = False
+        self.savepoints = 0
         self.suspect = False
         self.doubtful = False
         self.unanswered = False
@@ -138,6 +144,7 @@ class Link:
         if isinstance(error, self.core.Error):
             code, message, kind = error.code(), error.message(), error.error()  # type: ignore[attr-defined]
             verdict = judge(self.provider, code, message)
+            self.failed = True
             if verdict is not Verdict.FINE:
                 self.suspect = True
             if verdict is Verdict.DOUBTFUL or (self.conn is not None and not self.conn.is_healthy()):
@@ -179,6 +186,17 @@ class Link:
                 return False
             raise
         return True
+
+    async def aborted(self) -> bool:
+        """Is this a PostgreSQL transaction in which a statement has failed? Its COMMIT would be a silent ROLLBACK."""
+        if self.provider != "postgresql":
+            return False
+        statement = self.core.Statement(provider=self.provider, sql="SELECT 1", params=None)
+        try:
+            await self.call("query_typed", statement)
+        except errors.PySQLXError as error:
+            return error.code == _ABORTED_TRANSACTION
+        return False
 
     def check(self, timeout: float = 5.0) -> bool:
         """Ask the database whether this connection is alive and well. Blocks; any thread; never raises.
@@ -276,10 +294,11 @@ class Link:
             self.twin.hang_up()  # PostgreSQL is told in words, by the driver
         ended = self.twin.ended(timeout)
         if ended:
-            self._forget_twin()
+            self.forget_twin()
         return ended
 
-    def _forget_twin(self) -> None:
+    def forget_twin(self) -> None:
+        """Nobody will ask whether it is buried."""
         twin, self.twin = self.twin, None
         if twin is not None:
             core_module.process.twins.discard(twin)
@@ -314,7 +333,7 @@ class Link:
                 own.leave(self.core, self.provider, conn)
 
     def __del__(self) -> None:
-        self._forget_twin()
+        self.forget_twin()
         if self.conn is not None:  # forgotten by its owner, perhaps with a call that was cancelled
             self.drop()
 

@@ -2,13 +2,15 @@
 
 The driver opens by itself and tells nothing of how; its sockets are only known as a set. Where one open runs at a
 time, the socket that came is the connection's. Where several run at once, the server is asked from which port it
-sees the connection come. The socket is what a hung call is ended by, and what tells when a server has buried a
-connection that was closed. A connection whose socket could not be found works all the same.
+sees the connection come; over a Unix socket there is none, and they go one after the other. The socket is what a
+hung call is ended by, and what tells when a server has buried a connection that was closed. A connection whose
+socket could not be found works all the same.
 """
 
 from __future__ import annotations
 
 from collections.abc import Coroutine
+from contextlib import nullcontext
 from time import monotonic
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,7 +20,7 @@ from mppool.database import core as core_module
 from mppool.database import sockets
 from mppool.database.driver import drive
 from mppool.database.link import Link, is_panic
-from mppool.database.uris import check_uri, options, scrub, verifies, with_defaults
+from mppool.database.uris import check_uri, options, over_unix_socket, scrub, verifies, with_defaults
 from mppool.settings import Database
 
 __all__ = ["open_link", "opening"]
@@ -109,7 +111,8 @@ def open_link(database: Database, *, connect_timeout: float = 5.0, sqlite_connec
     began = monotonic()
     flow: Coroutine[Any, Any, Link] = opening(database, connect_timeout, sqlite_connections)
     try:
-        return drive(flow, limit)
+        with core_module.process.one_by_one if over_unix_socket(database) else nullcontext():
+            return drive(flow, limit)
     except TimeoutError:
         message = f"Timed out when connecting to the database ({monotonic() - began:.1f} s)"
         raise errors.ConnectError("0", message) from None

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 if TYPE_CHECKING:
     from mppool.settings import Database
 
-__all__ = ["check_uri", "options", "scrub", "verifies", "with_defaults"]
+__all__ = ["check_uri", "options", "over_unix_socket", "scrub", "verifies", "with_defaults"]
 
 
 def check_uri(database: Database) -> None:
@@ -36,6 +37,14 @@ def verifies(database: Database) -> bool:
     if database.provider in ("postgresql", "mysql"):
         return options(database.uri).get("sslaccept", "").lower() == "strict"
     return database.provider == "sqlserver"
+
+
+def over_unix_socket(database: Database) -> bool:
+    """Whether the server is reached over a Unix socket."""
+    given = options(database.uri)
+    if database.provider == "postgresql":
+        return unquote(given.get("host", "")).startswith("/")
+    return database.provider == "mysql" and ("socket" in given or given.get("prefer_socket", "false") != "false")
 
 
 def with_defaults(database: Database, connect_timeout: float) -> str:
@@ -66,5 +75,8 @@ def scrub(text: str, uri: str) -> str:
             password = None
         secrets = [password or ""]
     for secret in {*secrets, *map(unquote, secrets)} - {""}:
-        text = text.replace(secret, "***")
+        # as a word of its own: a password of one letter must not make every message unreadable
+        before = r"(?<!\w)" if secret[0].isalnum() else ""
+        after = r"(?!\w)" if secret[-1].isalnum() else ""
+        text = re.sub(before + re.escape(secret) + after, "***", text)
     return text

@@ -21,40 +21,6 @@ from mppool.database.opening import open_link
 from mppool.settings import Database
 
 
-class Blocking:
-    """The asynchronous connection called as the blocking one, so that one test serves both."""
-
-    def __init__(self, uri: str) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._face = PySQLXEngine(uri)
-
-    def __getattr__(self, name: str) -> Any:
-        member = getattr(self._face, name)
-        if not inspect.iscoroutinefunction(member):
-            return member
-        return lambda *args, **kwargs: self._loop.run_until_complete(member(*args, **kwargs))
-
-    def shut(self) -> None:
-        self.close()
-        self._loop.close()
-
-
-@pytest.fixture(params=["sync", "async"])
-def conn(request: pytest.FixtureRequest, database_uri: str) -> Iterator[Any]:
-    """A connection of each kind to each database, with an empty table t."""
-    one: Any = PySQLXEngineSync(database_uri) if request.param == "sync" else Blocking(database_uri)
-    one.connect()
-    one.raw_cmd("DROP TABLE IF EXISTS t")
-    one.execute("CREATE TABLE t (a INTEGER PRIMARY KEY, b VARCHAR(20))")
-    yield one
-    if not one.connected:
-        one.connect()
-    if one._link.in_transaction:
-        one.rollback()
-    one.raw_cmd("DROP TABLE IF EXISTS t")
-    one.shut() if isinstance(one, Blocking) else one.close()
-
-
 def fill(conn: Any, *rows: tuple[int, str]) -> None:
     for a, b in rows:
         assert conn.execute("INSERT INTO t VALUES (:a, :b)", {"a": a, "b": b}) == 1
@@ -198,7 +164,7 @@ def test_both_have_the_same_calls() -> None:
     assert calls(PySQLXEngine) == calls(PySQLXEngineSync)
     expected = (
         "begin close commit connect execute is_healthy lend query query_as_dict query_first query_first_as_dict "
-        "raw_cmd requires_isolation_first rollback set_isolation_level start_transaction"
+        "raw_cmd requires_isolation_first rollback set_isolation_level start_transaction transaction"
     )
     assert set(calls(PySQLXEngine)) == set(expected.split())
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -116,12 +117,14 @@ def test_buried_means_that_the_server_counts_it_no_more(
 ) -> None:
     judges = {"postgresql": postgres_judge, "mysql": mysql_judge}
     if link.provider not in judges:
-        assert link.close() and link.buried(0.0)
+        assert link.close()
+        assert link.buried(0.0)
         return
     judge = judges[link.provider]
     assert judge.count() == 1
     link.attend()
-    assert link.close() and link.buried(10)
+    assert link.close()
+    assert link.buried(10)
     assert judge.count() == 0
 
 
@@ -140,14 +143,36 @@ def test_opens_at_the_same_time_find_their_own_sockets(database_uri: str) -> Non
     assert dead == links[::3]
     for link in links:
         link.attend()
-        assert link.close() and link.buried(10)
+        assert link.close()
+        assert link.buried(10)
+
+
+def test_opens_over_a_unix_socket_find_theirs_too(postgres_server: servers.Server) -> None:
+    """There is no port to ask for: they go one after the other."""
+    folder = postgres_server.run("SELECT split_part(current_setting('unix_socket_directories'), ',', 1)")[0][0].strip()
+    user = urlsplit(postgres_server.uri).username
+    database = Database.parse(f"postgresql://{user}@localhost/postgres?host={folder}")
+    try:
+        open_link(database).close()
+    except errors.ConnectError as error:
+        pytest.skip(f"this PostgreSQL lets nobody in over its Unix socket: {error}")
+    with ThreadPoolExecutor(8) as threads:
+        links = list(threads.map(lambda _: open_link(database), range(12)))
+    owned = {link.socket for link in links}
+    assert None not in owned
+    assert len(owned) == len(links)
+    for link in links:
+        link.attend()
+        assert link.close()
+        assert link.buried(10)
 
 
 def test_a_call_given_up_is_the_last(link: Link) -> None:
     start_slow_call(link, 0.2)
     with pytest.raises(errors.NotConnectedError, match="cancelled, timed out or interrupted"):
         PySQLXEngineSync.lend(link).query("SELECT 1 AS a")
-    assert link.close(20) and link.buried(20)
+    assert link.close(20)
+    assert link.buried(20)
 
 
 def test_a_killed_backend_is_found(postgres_uri: str) -> None:
@@ -338,6 +363,11 @@ def test_check_uri() -> None:
 def test_scrub(uri: str, text: str) -> None:
     assert "cret" not in scrub(text, uri)
     assert scrub("text", "postgresql://u@h/d") == "text"
+
+
+def test_a_short_password_leaves_other_words_alone() -> None:
+    text = 'database "exit" does not exist (x, u:x@h)'
+    assert scrub(text, "postgresql://u:x@h/d") == 'database "exit" does not exist (***, u:***@h)'
 
 
 # --- forks -----------------------------------------------------------------------------------------------
