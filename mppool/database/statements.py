@@ -7,7 +7,8 @@ rewritten to a private key of equal length that occurs nowhere else in the text,
 replacement then hits exactly those. A statement without parameters is sent untouched.
 
 What it does not do: understand SQL. Text that only a server setting gives another meaning (MySQL's
-ANSI_QUOTES and NO_BACKSLASH_ESCAPES, PostgreSQL's standard_conforming_strings=off) is read by the default.
+ANSI_QUOTES and NO_BACKSLASH_ESCAPES, PostgreSQL's standard_conforming_strings=off) is read by the default, and
+what MySQL executes only from some version on (``/*!80000 … */``) is read as code.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ __all__ = ["Parsed", "build", "parse"]
 POSTGRESQL_LIMIT = 127  # beyond, the core numbers its placeholders wrongly
 _CACHED_LENGTH = 16_384  # longer statements are mostly generated, and seen once
 
-_NAME = r"[^\W\d]\w*"
+_NAME = r"[^\x00-@\[-^`{-\x7f\s][^\x00-/:-@\[-^`{-\x7f\s]*"  # as in the databases' names, any non-ASCII letter or mark
 _PLAIN = r"'[^']*(?:''[^']*)*'?"
 _ESCAPED = r"'[^'\\]*(?:(?:\\.|'')[^'\\]*)*(?:'|\\?\Z)?"
 _DOUBLE = r'"[^"]*(?:""[^"]*)*"?'
@@ -35,14 +36,19 @@ _DOUBLE_ESCAPED = _ESCAPED.replace("'", '"')
 _BACKTICK = r"`[^`]*(?:``[^`]*)*`?"
 _BRACKET = r"\[[^\]]*(?:\]\][^\]]*)*\]?"  # SQL Server doubles the closing one, SQLite cannot
 _FLAT_COMMENT = r"/\*.*?(?:\*/|\Z)"
-_WORD = r"[^\W\d][\w$]*"
-_NUMBER = r"\d[\w.]*"
+_EXECUTED = r"/\*M?!\d*"  # what follows is code to MySQL and MariaDB, up to a "*/" outside strings
+_SPACE = r"[ \t-\r]+"
+_WORD = r"[A-Za-z_\x80-\U0010ffff][\w$\x80-\U0010ffff]*"
+_NUMBER = r"[0-9][0-9.]*"
+# An escape string goes on after a line's end (and line comments), still with escapes.
+_CONTINUED = rf"[ \t\f\v]*(?:--[^\n\r]*)?[\n\r](?:[ \t-\r]|--[^\n\r]*[\n\r])*{_ESCAPED}"
+_TAG = r"(?:[A-Za-z_\x80-\U0010ffff][\w\x80-\U0010ffff]*)?"
 
 
-def _rules(quoted: str, comment: str, nested: bool) -> re.Pattern[str]:
+def _rules(quoted: str, comment: str, block: str, space: str = _SPACE) -> re.Pattern[str]:
     return re.compile(
-        rf"(?P<space>\s+)|(?P<comment>{comment})|(?P<block>{r'/[*]' if nested else _FLAT_COMMENT})"
-        rf"|(?P<quoted>{quoted})|(?P<cast>::|:=)|:(?P<name>{_NAME})"
+        rf"(?P<space>{space})|(?P<comment>{comment})|(?P<block>{block})"
+        rf"|(?P<quoted>{quoted})|(?P<cast>::)|:(?P<name>{_NAME})"
         rf"|(?P<word>{_WORD})|(?P<number>{_NUMBER})|(?P<other>.)",
         re.DOTALL,
     )
@@ -50,13 +56,18 @@ def _rules(quoted: str, comment: str, nested: bool) -> re.Pattern[str]:
 
 _LEXERS = {
     "postgresql": _rules(
-        rf"[eE]{_ESCAPED}(?:[^\S\n]*\n\s*{_ESCAPED})*|{_PLAIN}|{_DOUBLE}|\$(?P<tag>(?:{_NAME})?)\$.*?(?:\$(?P=tag)\$|\Z)|\$\d+",
-        "--[^\n\r]*",
-        True,
+        rf"[eE]{_ESCAPED}(?:{_CONTINUED})*|{_PLAIN}|{_DOUBLE}|\$(?P<tag>{_TAG})\$.*?(?:\$(?P=tag)\$|\Z)",
+        r"--[^\n\r]*",
+        r"/\*",
     ),
-    "mysql": _rules(rf"{_ESCAPED}|{_DOUBLE_ESCAPED}|{_BACKTICK}", r"--(?=[\s\x00-\x1f]|\Z)[^\n]*|\#[^\n]*", False),
-    "sqlite": _rules(rf"{_PLAIN}|{_DOUBLE}|{_BACKTICK}|\[[^\]]*\]?", "--[^\n]*", False),
-    "sqlserver": _rules(rf"{_PLAIN}|{_DOUBLE}|{_BRACKET}", "--[^\n]*", True),
+    "mysql": _rules(
+        rf"{_ESCAPED}|{_DOUBLE_ESCAPED}|{_BACKTICK}",
+        r"--(?=[\x00- \x7f]|\Z)[^\n]*|\#[^\n]*",
+        _FLAT_COMMENT,
+        rf"{_SPACE}|{_EXECUTED}",
+    ),
+    "sqlite": _rules(rf"{_PLAIN}|{_DOUBLE}|{_BACKTICK}|\[[^\]]*\]?", r"--[^\n]*", _FLAT_COMMENT),
+    "sqlserver": _rules(rf"{_PLAIN}|{_DOUBLE}|{_BRACKET}", r"--[^\n]*", r"/\*"),
 }
 # In brackets, a ':' after a name belongs to a slice; after one of these it begins a placeholder.
 _NO_OPERANDS = frozenset(
@@ -103,23 +114,25 @@ _NO_OPERANDS = frozenset(
 )
 _ROUTINES = frozenset({"EVENT", "FUNCTION", "PACKAGE", "PROCEDURE", "TRIGGER"})
 _NESTED = re.compile(r"/\*|\*/")
+_JOINS = re.compile(r"[\w$@#\x80-\U0010ffff]")  # behind one of these, "$1" or "@P1" would become part of a name
 
 
 class Parsed:
     """A statement as far as we read it.
 
     Attributes:
-        names: the distinct placeholders, in order of first appearance.
+        names: the distinct placeholders, in order of first appearance; ``unique``: the same as a set.
         count: placeholders, repeated ones each time.
         pieces: the text between placeholders, and the name of each: text, name, text, …, text.
         transaction: True: it leaves a transaction open; False: it ends one; None: neither.
     """
 
-    __slots__ = ("_keyed", "count", "names", "pieces", "transaction")
+    __slots__ = ("_keyed", "count", "names", "pieces", "transaction", "unique")
 
     def __init__(self, pieces: list[str], transaction: bool | None) -> None:
         self.pieces = tuple(pieces)
         self.names = tuple(dict.fromkeys(pieces[1::2]))
+        self.unique = frozenset(self.names)
         self.count = len(pieces) // 2
         self.transaction = transaction
         self._keyed: tuple[str, dict[str, str]] | None = None
@@ -127,15 +140,25 @@ class Parsed:
     def keyed(self) -> tuple[str, dict[str, str]]:
         """The text with private keys for names, and the key of each name."""
         if self._keyed is None:
-            text = "".join(self.pieces[::2])
-            prefix = "mp"
-            while f":{prefix}" in text:
-                prefix += "q"
-            width = len(str(len(self.names)))
-            keys = {name: f"{prefix}{number:0{width}d}" for number, name in enumerate(self.names)}
-            parts = [":" + keys[piece] if index % 2 else piece for index, piece in enumerate(self.pieces)]
-            self._keyed = "".join(parts), keys
+            keys = dict(zip(self.names, self.keys(len(self.names)), strict=True))
+            self._keyed = self.with_marks([":" + keys[name] for name in self.pieces[1::2]]), keys
         return self._keyed
+
+    def keys(self, count: int, more: str = "") -> list[str]:
+        """Keys of equal length for so many placeholders, such as occur neither in the text nor in ``more``."""
+        text = "".join(self.pieces[::2]) + more
+        prefix = "mp"
+        while f":{prefix}" in text:
+            prefix += "q"
+        width = len(str(count))
+        return [f"{prefix}{number:0{width}d}" for number in range(count)]
+
+    def with_marks(self, marks: list[str]) -> str:
+        """The text with a mark for each placeholder, repeated ones each time, kept apart from a name before it."""
+        parts = list(self.pieces)
+        for index, mark in enumerate(marks):
+            parts[2 * index + 1] = f" {mark}" if _JOINS.match(parts[2 * index][-1:]) else mark
+        return "".join(parts)
 
     def written_out(self, literal: Any) -> str:
         """The text with ``literal(name)`` in place of each placeholder."""
@@ -181,7 +204,7 @@ def _parse(provider: str, sql: str) -> Parsed:
             pieces += (sql[start:at], token["name"])
             start = after
             operand = True
-        elif kind == "block" and token[0] == "/*" and _nests(provider):
+        elif kind == "block" and _nests(provider):
             after = _end_of_comment(sql, after)
         elif kind == "other":
             char = token[0]
@@ -192,8 +215,8 @@ def _parse(provider: str, sql: str) -> Parsed:
             elif char == "]":
                 brackets = max(0, brackets - 1)
             operand = char in ")]"
-        elif kind not in ("space", "comment", "block"):
-            operand = kind != "cast"
+        elif kind in ("quoted", "number"):
+            operand = True
         at = after
     pieces.append(sql[start:])
     return Parsed(pieces, _transaction(provider, heads))
@@ -243,40 +266,47 @@ def _transaction(provider: str, heads: list[list[str]]) -> bool | None:
 
 
 def build(core: Core, provider: str, parsed: Parsed, sql: str, parameters: dict[str, Any] | None) -> Any:
-    """The core's statement object, with every parameter checked.
+    """The core's statement object, with every parameter checked and bound by its Python type.
 
     Raises:
         TypeError: ``parameters`` is not a dict with names as keys.
-        ParameterInvalidValueError: one is missing, not in the statement, or would not arrive unchanged.
+        ValueError: the statement has more placeholders than the core can number, or lone surrogates.
+        ParameterInvalidValueError: a parameter is missing, not in the statement, or would not arrive unchanged.
         ParameterInvalidProviderError: this database does not know its type.
     """
     if parameters is None:
-        return _make(core, provider, sql, None)
+        return make(core, provider, sql, None)
+    check_names(provider, parsed, parameters)
+    text, keys = parsed.keyed()
+    values = {keys[name]: convert(name, value, provider) for name, value in parameters.items()}
+    return make(core, provider, text, values or None)
+
+
+def check_names(provider: str, parsed: Parsed, parameters: dict[str, Any]) -> None:
+    """Are these the statement's parameters, no more and no less? Raises as `build`."""
     if not isinstance(parameters, dict):
         raise TypeError(f"parameters must be a dict, not {type(parameters).__name__}")
     if provider == "postgresql" and parsed.count > POSTGRESQL_LIMIT:
         raise ValueError(
-            f"a statement on PostgreSQL can have {POSTGRESQL_LIMIT} placeholders, this one has {parsed.count}"
+            f"a statement on PostgreSQL can have {POSTGRESQL_LIMIT} placeholders, this one has {parsed.count}; "
+            "for a list of values write = ANY(:name) and pass a tuple"
         )
-    text, keys = parsed.keyed()
-    values = {}
+    if parameters.keys() == parsed.unique:
+        return
     for name, value in parameters.items():
-        key = keys.get(name)
-        if key is None:
+        if name not in parsed.unique:
             if not isinstance(name, str):
                 raise TypeError(f"the keys of parameters must be str, not {type(name).__name__}")
             details = f"the statement has no placeholder :{name}"
             typ = type(value).__name__
             raise errors.ParameterInvalidValueError(name, provider, typ, "parameter", details)
-        values[key] = convert(name, value, provider)
-    if len(values) < len(keys):
-        missing = next(name for name in parsed.names if name not in parameters)
-        details = f"the statement has :{missing}, and parameters has no such key"
-        raise errors.ParameterInvalidValueError(missing, provider, "nothing", "parameter", details)
-    return _make(core, provider, text, values or None)
+    missing = next(name for name in parsed.names if name not in parameters)
+    details = f"the statement has :{missing}, and parameters has no such key"
+    raise errors.ParameterInvalidValueError(missing, provider, "nothing", "parameter", details)
 
 
-def _make(core: Core, provider: str, sql: str, values: dict[str, Any] | None) -> Any:
+def make(core: Core, provider: str, sql: str, values: dict[str, Any] | None) -> Any:
+    """The core's statement object, of keys and values that it can take."""
     try:
         return core.Statement(provider=provider, sql=sql, params=values)
     except UnicodeEncodeError:
