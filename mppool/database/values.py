@@ -1,7 +1,12 @@
 """Parameter values: each is passed on so that it arrives exactly, or refused before anything is sent.
 
-The core binds by Python type. Left alone it narrows floats to 32 bits, and panics (past ``except Exception``)
-on an int outside 64 bits, a NaN decimal, most time zones, or JSON it does not like.
+The core binds by Python type. Left alone it narrows floats to 32 bits, drops what its encoding of a type has no room
+for (microseconds on SQLite and of times on MySQL, digits of decimals), and panics (past ``except Exception``) on an
+int outside 64 bits, a NaN decimal, most time zones, or JSON it does not like. Here is what holds for a Python type
+whatever it is bound to, and what SQLite and MySQL need; what a PostgreSQL column makes of it is in `postgres_types`.
+
+What it cannot know is the column: SQLite and MySQL convert what they store by their own rules, so a number that a
+column has no room for is rounded there, as it would be for a literal.
 """
 
 from __future__ import annotations
@@ -16,14 +21,24 @@ from typing import Any
 
 from mppool import errors
 
-__all__ = ["convert"]
+__all__ = ["Refused", "check", "convert", "refusal"]
 
 MAX_DEPTH = 120  # PostgreSQL's jsonb can be read back by the core to 127; 20,000 levels end the process
 _MIN, _MAX = -(2**63), 2**63 - 1
+_HIGHEST, _LOWEST = 131_071, -16_383  # a decimal's first and last digit, as powers of ten: PostgreSQL's limits
 
 
-class _Refused(Exception):
+class Refused(Exception):
     """Why a value cannot be passed on: the type it should have become, and the reason."""
+
+
+def check(value: Any) -> Any:
+    """A value of a known type as the core must be given it.
+
+    Raises:
+        Refused: it would panic, or arrive as something else, in any database.
+    """
+    return _CONVERTERS[value.__class__](value)
 
 
 def convert(name: str, value: Any, provider: str) -> Any:
@@ -33,27 +48,29 @@ def convert(name: str, value: Any, provider: str) -> Any:
         ParameterInvalidValueError: it would not; ``details`` says why.
         ParameterInvalidProviderError: a tuple, anywhere but on PostgreSQL.
     """
-    converter = _CONVERTERS.get(value.__class__)
+    converter = _BY_PROVIDER.get(provider, _CONVERTERS).get(value.__class__)
     if converter is None:
         if isinstance(value, enum.Enum):
             return convert(name, value.value, provider)
-        if isinstance(value, tuple) and value.__class__ is tuple:
-            if provider != "postgresql":
-                raise errors.ParameterInvalidProviderError(name, provider, "tuple")
-            converter = _array
-        else:
-            raise errors.ParameterInvalidValueError(
-                name, provider, _type(value), "a parameter", "values of this type cannot be bound"
-            )
+        if value.__class__ is not tuple:
+            refused = Refused("a parameter", "values of this type cannot be bound")
+            raise refusal(name, provider, value, refused)
+        if provider != "postgresql":
+            raise errors.ParameterInvalidProviderError(name, provider, "tuple")
+        converter = _array
     try:
         return converter(value)
-    except _Refused as refusal:
-        to, details = refusal.args
-        raise errors.ParameterInvalidValueError(name, provider, _type(value), to, details) from None
+    except Refused as refused:
+        raise refusal(name, provider, value, refused) from None
 
 
-def _type(value: Any) -> str:
-    return type(value).__name__
+def refusal(name: str, provider: str, value: Any, refused: Refused) -> errors.ParameterInvalidValueError:
+    """The error for the caller."""
+    to, details = refused.args
+    return errors.ParameterInvalidValueError(name, provider, type(value).__name__, to, details)
+
+
+# --- any database -----------------------------------------------------------------------------------------
 
 
 def _same(value: Any) -> Any:
@@ -62,13 +79,13 @@ def _same(value: Any) -> Any:
 
 def _int(value: int) -> int:
     if not _MIN <= value <= _MAX:
-        raise _Refused("int", "it does not fit into 64 bits")
+        raise Refused("int", "it does not fit into 64 bits")
     return value
 
 
 def _float(value: float) -> decimal.Decimal:
     if not math.isfinite(value):
-        raise _Refused("float", f"{value} is not finite")
+        raise Refused("float", f"{value} is not finite")
     # the shortest decimal that reads back as this very double; passed as a float it would be cut to 32 bits
     return decimal.Decimal(repr(value))
 
@@ -78,13 +95,17 @@ def _str(value: str) -> str:
         try:
             value.encode()
         except UnicodeEncodeError:
-            raise _Refused("str", "it contains a lone surrogate, which UTF-8 cannot express") from None
+            raise Refused("str", "it contains a lone surrogate, which UTF-8 cannot express") from None
     return value
 
 
 def _decimal(value: decimal.Decimal) -> decimal.Decimal:
     if not value.is_finite():
-        raise _Refused("decimal", f"{value} is not finite")
+        raise Refused("decimal", f"{value} is not finite")
+    exponent = value.as_tuple().exponent
+    assert isinstance(exponent, int)
+    if value.adjusted() > _HIGHEST or exponent < _LOWEST:
+        raise Refused("decimal", f"it has digits above 1E+{_HIGHEST} or below 1E{_LOWEST}")
     return value
 
 
@@ -92,16 +113,16 @@ def _datetime(value: datetime.datetime) -> datetime.datetime:
     if value.tzinfo is None or value.tzinfo is datetime.timezone.utc:
         return value
     if value.utcoffset() is None:
-        raise _Refused("datetime", "its time zone gives no offset")
+        raise Refused("datetime", "its time zone gives no offset")
     try:
         return value.astimezone(datetime.timezone.utc)
     except OverflowError:
-        raise _Refused("datetime", "in UTC it is outside the years 1 to 9999") from None
+        raise Refused("datetime", "in UTC it is outside the years 1 to 9999") from None
 
 
 def _time(value: datetime.time) -> datetime.time:
     if value.tzinfo is not None:
-        raise _Refused("time", "a time of day with a time zone would lose it")
+        raise Refused("time", "a time of day with a time zone would lose it")
     return value
 
 
@@ -113,18 +134,18 @@ def _json(value: Any) -> Any:
         kind = item.__class__
         if kind is dict or kind is list:
             if depth > MAX_DEPTH:
-                raise _Refused("json", f"it is nested more than {MAX_DEPTH} levels deep")
+                raise Refused("json", f"it is nested more than {MAX_DEPTH} levels deep")
             if kind is dict:
                 for key in item:
                     if key.__class__ is not str:
-                        raise _Refused("json", f"a key is of type '{_type(key)}', not str")
+                        raise Refused("json", f"a key is of type '{type(key).__name__}', not str")
                     _str(key)
                 item = item.values()
             todo += [(inner, depth + 1) for inner in item]
         elif kind in _LEAVES:
             _LEAVES[kind](item)
         else:
-            raise _Refused("json", f"a value of type '{_type(item)}' has no place in JSON")
+            raise Refused("json", f"a value of type '{type(item).__name__}' has no place in JSON")
     return value
 
 
@@ -149,7 +170,51 @@ def _array(value: tuple[Any, ...]) -> tuple[Any, ...]:
     items = [item.value if isinstance(item, enum.Enum) else item for item in value]
     kinds = {item.__class__ for item in items}
     if len(kinds) > 1:
-        raise _Refused("array", "its items are of different types")
+        raise Refused("array", "its items are of different types")
     if not kinds <= _SCALARS.keys():
-        raise _Refused("array", f"items of type '{kinds.pop().__name__}' cannot be bound")
+        raise Refused("array", f"items of type '{kinds.pop().__name__}' cannot be bound")
     return tuple([_SCALARS[item.__class__](item) for item in items])
+
+
+# --- SQLite and MySQL -------------------------------------------------------------------------------------
+
+
+def _sqlite_datetime(value: datetime.datetime) -> datetime.datetime:
+    if value.microsecond % 1000:
+        raise Refused(
+            "datetime",
+            "SQLite's datetimes are whole milliseconds here; pass value.isoformat(), or "
+            "value.replace(microsecond=value.microsecond // 1000 * 1000)",
+        )
+    return _datetime(value)
+
+
+def _sqlite_time(value: datetime.time) -> datetime.time:
+    if value.microsecond:
+        raise Refused(
+            "time", "SQLite's times are whole seconds here; pass value.isoformat(), or value.replace(microsecond=0)"
+        )
+    return _time(value)
+
+
+def _sqlite_decimal(value: decimal.Decimal) -> decimal.Decimal:
+    """SQLite has doubles only. They come back from a REAL column as doubles, from a DECIMAL column with 16 digits and
+    from a TEXT column with 15: what is passed on is the same number in each."""
+    double = float(_decimal(value))
+    if not (value == decimal.Decimal(f"{double:.14e}") == decimal.Decimal(f"{double:.15e}")):
+        raise Refused(
+            "decimal", "SQLite keeps decimals as doubles, which cannot hold this one exactly; pass str(value)"
+        )
+    return value
+
+
+_BY_PROVIDER: dict[str, dict[type, Callable[[Any], Any]]] = {
+    "sqlite": {
+        **_CONVERTERS,
+        datetime.datetime: _sqlite_datetime,
+        datetime.time: _sqlite_time,
+        decimal.Decimal: _sqlite_decimal,
+    },
+    # the core would drop a time's microseconds; its text is read exactly
+    "mysql": {**_CONVERTERS, datetime.time: lambda value: _time(value).isoformat()},
+}
