@@ -28,6 +28,8 @@ async def run(link: Link, method: str, sql: str, parameters: dict[str, Any] | No
     if effect:
         link.in_transaction = True  # before the call: an interrupt after it must not lose this
         link.failed = False
+    if parsed.unclear:
+        link.unclear = link.suspect = True  # so that it is looked after before anybody else gets it
     try:
         result = await link.call(method, statement)
     except errors.PySQLXError as error:

@@ -66,6 +66,7 @@ class Link:
         in_transaction: a transaction was begun through this link and has not been ended.
         failed: since the transaction began, a call has failed; on PostgreSQL it may have aborted the transaction.
         savepoints: how many blocks inside the transaction's block are open.
+        unclear: on MySQL, a transaction may be open or autocommit off without our knowledge.
         unanswered: a call was given up (cancelled, timed out, interrupted): its answer is still to come, and there are
             no more calls. Implies ``doubtful``.
         suspect: a call failed in a way that may have broken the connection; ask `check` before the next use.
@@ -91,6 +92,7 @@ class Link:
         "suspect",
         "twin",
         "unanswered",
+        "unclear",
     )
 
     def __init__(self, core: Core, conn: Any, database: Database) -> None:
@@ -104,6 +106,7 @@ class Link:
         self.suspect = False
         self.doubtful = False
         self.unanswered = False
+        self.unclear = False
         self.busy = 0
         self.reason = CLOSED
         self.socket: sockets.Descriptor | None = None
@@ -223,7 +226,7 @@ class Link:
         """
         if self.doubtful or self.conn is None or core_module.process.stopped:
             return False
-        if not self.in_transaction:
+        if not self.in_transaction and not self.unclear:
             return True
         try:
             drive(self._roll_back(), timeout)
@@ -234,13 +237,15 @@ class Link:
 
     async def _roll_back(self) -> None:
         sql = "ROLLBACK TRANSACTION" if self.provider == "sqlserver" else "ROLLBACK"
+        if self.unclear:
+            sql += "; SET autocommit = DEFAULT"
         statement = self.core.Statement(provider=self.provider, sql=sql, params=None)
         try:
             await self.call("raw_cmd", statement)
         except errors.PySQLXError as error:
             if not (self.provider == "sqlite" and "no transaction is active" in error.message):
                 raise
-        self.in_transaction = False
+        self.in_transaction = self.unclear = False
 
     def wait_for_end(self, timeout: float) -> bool:
         """Wait until calls that may still run on this connection have ended; False when they have not in

@@ -125,16 +125,18 @@ class Parsed:
         count: placeholders, repeated ones each time.
         pieces: the text between placeholders, and the name of each: text, name, text, …, text.
         transaction: True: it leaves a transaction open; False: it ends one; None: neither.
+        unclear: on MySQL, it may leave one open unseen (a procedure) or turn autocommit off.
     """
 
-    __slots__ = ("_keyed", "count", "names", "pieces", "transaction", "unique")
+    __slots__ = ("_keyed", "count", "names", "pieces", "transaction", "unclear", "unique")
 
-    def __init__(self, pieces: list[str], transaction: bool | None) -> None:
+    def __init__(self, pieces: list[str], transaction: bool | None, unclear: bool = False) -> None:
         self.pieces = tuple(pieces)
         self.names = tuple(dict.fromkeys(pieces[1::2]))
         self.unique = frozenset(self.names)
         self.count = len(pieces) // 2
         self.transaction = transaction
+        self.unclear = unclear
         self._keyed: tuple[str, dict[str, str]] | None = None
 
     def keyed(self) -> tuple[str, dict[str, str]]:
@@ -219,7 +221,7 @@ def _parse(provider: str, sql: str) -> Parsed:
             operand = True
         at = after
     pieces.append(sql[start:])
-    return Parsed(pieces, _transaction(provider, heads))
+    return Parsed(pieces, _transaction(provider, heads), _unclear(provider, heads))
 
 
 _remembered = lru_cache(maxsize=1024)(_parse)
@@ -263,6 +265,12 @@ def _transaction(provider: str, heads: list[list[str]]) -> bool | None:
         elif first == "PREPARE" and second == "TRANSACTION":
             state = False
     return state
+
+
+def _unclear(provider: str, heads: list[list[str]]) -> bool:
+    return provider == "mysql" and any(
+        words[:1] in (["CALL"], ["EXECUTE"]) or (words[:1] == ["SET"] and "AUTOCOMMIT" in words) for words in heads
+    )
 
 
 def build(core: Core, provider: str, parsed: Parsed, sql: str, parameters: dict[str, Any] | None) -> Any:

@@ -85,6 +85,23 @@ def test_reset_when_the_database_has_ended_the_transaction_itself(conn: Any) -> 
     assert not conn._link.doubtful
 
 
+def test_reset_after_what_mysql_does_not_tell(mysql_uri: str) -> None:
+    """A procedure may leave a transaction open, and autocommit may be off: neither is the next borrower's."""
+    probe = "SELECT @@in_transaction AS open, @@autocommit AS auto"
+    with PySQLXEngineSync(mysql_uri) as conn:
+        conn.raw_cmd("DROP PROCEDURE IF EXISTS opens")
+        conn.raw_cmd("CREATE PROCEDURE opens() BEGIN START TRANSACTION; END")
+        for sql in ("CALL opens()", "SET autocommit = 0", "SET @@session.autocommit=0"):
+            conn.raw_cmd(sql)
+            before = conn.query_first_as_dict(probe)
+            assert before["open"] or not before["auto"]
+            assert conn._link.suspect  # which has a pool look after it
+            assert conn._link.check()
+            assert conn._link.reset()
+            assert conn.query_first_as_dict(probe) == {"open": 0, "auto": 1}
+        conn.raw_cmd("DROP PROCEDURE opens")
+
+
 def test_isolation_levels(conn: Any) -> None:
     provider = conn._link.provider
     known = ["Serializable"]
