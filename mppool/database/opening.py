@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Coroutine
 from contextlib import nullcontext
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from mppool import errors
@@ -20,8 +20,11 @@ from mppool.database import core as core_module
 from mppool.database import sockets
 from mppool.database.driver import drive
 from mppool.database.link import Link, is_panic
-from mppool.database.uris import check_uri, options, over_unix_socket, scrub, verifies, with_defaults
+from mppool.database.uris import check_uri, options, over_unix_socket, refuses_looking, scrub, verifies, with_defaults
 from mppool.settings import Database
+
+if TYPE_CHECKING:
+    from mppool.database.core import Core
 
 __all__ = ["open_link", "opening"]
 
@@ -46,7 +49,7 @@ async def opening(database: Database, connect_timeout: float = 5.0, sqlite_conne
     token = object()
     process.opens.add(token)
     try:
-        conn = await core.new(with_defaults(database, connect_timeout))
+        conn = await _new(core, database, connect_timeout)
     except core.Error as error:
         code, message = error.code(), error.message()  # type: ignore[attr-defined]
         raise errors.ConnectError(code, scrub(message, database.uri)) from None
@@ -61,6 +64,20 @@ async def opening(database: Database, connect_timeout: float = 5.0, sqlite_conne
     if database.provider != "sqlite":
         await _find_socket(link, sockets_before)
     return link
+
+
+_not_looking: set[str] = set()  # servers that do not look after their clients
+
+
+async def _new(core: Core, database: Database, connect_timeout: float) -> Any:
+    looked_after = database.key not in _not_looking
+    try:
+        return await core.new(with_defaults(database, connect_timeout, looked_after))
+    except core.Error as error:
+        if not (looked_after and database.provider == "postgresql" and refuses_looking(error.message())):  # type: ignore[attr-defined]
+            raise
+    _not_looking.add(database.key)
+    return await core.new(with_defaults(database, connect_timeout, False))
 
 
 async def _find_socket(link: Link, before: set[sockets.Descriptor]) -> None:

@@ -9,7 +9,10 @@ from urllib.parse import unquote, urlsplit
 if TYPE_CHECKING:
     from mppool.settings import Database
 
-__all__ = ["check_uri", "options", "over_unix_socket", "scrub", "verifies", "with_defaults"]
+__all__ = ["check_uri", "options", "over_unix_socket", "refuses_looking", "scrub", "verifies", "with_defaults"]
+
+LOOK = "client_connection_check_interval"  # PostgreSQL 14: how often it looks for its client during a statement
+LOOK_EVERY = 100  # milliseconds; a look is one system call
 
 
 def check_uri(database: Database) -> None:
@@ -47,21 +50,35 @@ def over_unix_socket(database: Database) -> bool:
     return database.provider == "mysql" and ("socket" in given or given.get("prefer_socket", "false") != "false")
 
 
-def with_defaults(database: Database, connect_timeout: float) -> str:
-    """The uri with what the user left open: a bound on connecting, and no second connection on MySQL."""
+def with_defaults(database: Database, connect_timeout: float, looked_after: bool = True) -> str:
+    """The uri with what the user left open: a bound on connecting, no second connection on MySQL, and, where
+    ``looked_after``, a PostgreSQL server that ends the statement of a client that is gone."""
     if database.provider not in ("postgresql", "mysql"):
         return database.uri
-    given = options(database.uri)
+    uri = database.uri
+    given = options(uri)
     more = []
     if "connect_timeout" not in given:
         more.append(f"connect_timeout={max(1, round(connect_timeout + 0.499))}")  # whole seconds only
     if database.provider == "mysql" and not given.keys() & {"prefer_socket", "socket"}:
         # on the same host it would open a second connection to ask for the socket's path, and drop the first
         more.append("prefer_socket=false")
+    if database.provider == "postgresql" and looked_after and LOOK not in uri:
+        own = f"-c%20{LOOK}%3D{LOOK_EVERY}"
+        if "options" in given:
+            uri = uri.replace(f"options={given['options']}", f"options={given['options']}%20{own}", 1)
+        else:
+            more.append(f"options={own}")
     if not more:
-        return database.uri
-    glue = "" if database.uri.endswith(("?", "&")) else "&" if "?" in database.uri else "?"
-    return database.uri + glue + "&".join(more)
+        return uri
+    glue = "" if uri.endswith(("?", "&")) else "&" if "?" in uri else "?"
+    return uri + glue + "&".join(more)
+
+
+def refuses_looking(message: str) -> bool:
+    """Whether a server (before PostgreSQL 14), or a proxy before it, does not take the setting that
+    `with_defaults` adds."""
+    return LOOK in message or "startup parameter" in message
 
 
 def scrub(text: str, uri: str) -> str:

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from mppool import errors
-from mppool.database import core
+from mppool.database import core, opening, uris
 from mppool.database.connection import PySQLXEngineSync
 from mppool.database.driver import drive
 from mppool.database.link import Link
@@ -22,6 +22,8 @@ from mppool.database.uris import check_uri, scrub, with_defaults
 from mppool.database.verdicts import is_full, is_permanent
 from mppool.settings import Database
 from tests import servers
+
+LOOKS = "-c%20client_connection_check_interval%3D100"
 
 
 @pytest.fixture
@@ -283,9 +285,11 @@ def test_mysql_opens_one_connection_not_two(mysql_uri: str) -> None:
 @pytest.mark.parametrize(
     ("uri", "more"),
     [
-        ("postgresql://h/d", "?connect_timeout=5"),
-        ("postgresql://h/d?x=1", "&connect_timeout=5"),
-        ("postgresql://h/d?connect_timeout=9", ""),
+        ("postgresql://h/d", f"?connect_timeout=5&options={LOOKS}"),
+        ("postgresql://h/d?x=1", f"&connect_timeout=5&options={LOOKS}"),
+        ("postgresql://h/d?connect_timeout=9", f"&options={LOOKS}"),
+        ("postgresql://h/d?connect_timeout=9&options=-c%20a%3Db", f"%20{LOOKS}"),
+        ("postgresql://h/d?connect_timeout=9&options=-c%20client_connection_check_interval%3D7", ""),
         ("mysql://h/d", "?connect_timeout=5&prefer_socket=false"),
         ("mysql://h/d?socket=/x", "&connect_timeout=5"),
         ("mysql://h/d?prefer_socket=true&connect_timeout=1", ""),
@@ -299,9 +303,18 @@ def test_what_is_added_to_the_uri(uri: str, more: str) -> None:
 
 def test_connect_timeout_is_whole_seconds_and_at_least_one() -> None:
     database = Database.parse("postgresql://h/d")
-    assert with_defaults(database, 0.1).endswith("=1")
-    assert with_defaults(database, 2.0).endswith("=2")
-    assert with_defaults(database, 2.1).endswith("=3")
+    for given, whole in ((0.1, 1), (2.0, 2), (2.1, 3)):
+        assert with_defaults(database, given, False).endswith(f"?connect_timeout={whole}")
+
+
+def test_a_server_that_does_not_look_after_its_clients(postgres_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before PostgreSQL 14 it refuses a connection that asks for it; it is then asked without, and remembered."""
+    monkeypatch.setattr(uris, "LOOK", "client_connection_look_interval")
+    monkeypatch.setattr(opening, "_not_looking", set())
+    database = Database.parse(postgres_uri)
+    for _ in range(2):
+        assert open_link(database).close()
+        assert opening._not_looking == {database.key}
 
 
 def test_an_unreachable_server(postgres_uri: str) -> None:
