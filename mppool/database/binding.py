@@ -84,7 +84,7 @@ class _Plan:
         for key, name, kind, table in self.slots:
             value = parameters[name]
             try:
-                cast, function = table.get(value.__class__) or rule_for(value, table, kind, _hint(name))
+                cast, function = table.get(value.__class__) or rule_for(value, table, kind, _hint(name, value))
                 made = function(value)
             except Refused as refused:
                 raise refusal(name, "postgresql", value, refused) from None
@@ -111,7 +111,9 @@ class _Plan:
         return self.parsed.with_marks(marks)
 
 
-def _hint(name: str) -> str:
+def _hint(name: str, value: Any) -> str:
+    if value.__class__ is tuple:
+        return f"; a tuple goes to an array, as in = ANY(:{name}) for IN"
     return f"; convert the value, or say its type in the statement, as in :{name}::text"
 
 
