@@ -32,6 +32,13 @@ class Text(str):
     __slots__ = ()
 
 
+COLUMNS = {
+    "postgresql": {"text": "text", "bigint": "int8", "double": "float8", "blob": "bytea"},
+    "mysql": {"text": "longtext", "bigint": "bigint", "double": "double", "blob": "longblob"},
+    "sqlite": {"text": "text", "bigint": "bigint", "double": "real", "blob": "blob"},
+}
+
+
 def nested(depth: int) -> Any:
     value: Any = []
     for _ in range(depth - 1):
@@ -114,6 +121,40 @@ def test_refused_by_name(provider: str, value: Any) -> None:
     assert "the_one" in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("provider", "value", "advice"),
+    [
+        ("sqlite", dt.datetime(2024, 1, 1, 1, 2, 3, 4567), "isoformat"),
+        ("sqlite", dt.time(1, 2, 3, 4000), "isoformat"),
+        ("sqlite", decimal.Decimal("0.1000000000000000000001"), "str(value)"),
+        ("sqlite", decimal.Decimal("1E+23"), "str(value)"),  # 99999999999999990000000 in a DECIMAL column
+        ("sqlite", decimal.Decimal("1E+400"), "str(value)"),
+        ("mysql", dt.time(1, tzinfo=dt.timezone.utc), "time zone"),
+        *[(provider, decimal.Decimal(text), "1E") for provider in COLUMNS for text in ("1E+131072", "1E-16384")],
+        *[(provider, decimal.Decimal("1E+999999999"), "1E") for provider in COLUMNS],
+    ],
+)
+def test_refused_with_advice(provider: str, value: Any, advice: str) -> None:
+    with pytest.raises(errors.ParameterInvalidValueError) as refused:
+        convert("v", value, provider)
+    assert advice in (refused.value.details or "")
+
+
+@pytest.mark.parametrize(
+    ("provider", "value", "expected"),
+    [
+        ("mysql", dt.time(1, 2, 3, 4), "01:02:03.000004"),
+        ("mysql", dt.time(1, 2, 3), "01:02:03"),
+        ("sqlite", dt.datetime(2024, 1, 1, 1, 2, 3, 4000), dt.datetime(2024, 1, 1, 1, 2, 3, 4000)),
+        ("sqlite", dt.time(1, 2, 3), dt.time(1, 2, 3)),
+        ("sqlite", decimal.Decimal("-123456789.0123"), decimal.Decimal("-123456789.0123")),
+        ("mysql", decimal.Decimal("1E+131071"), decimal.Decimal("1E+131071")),
+    ],
+)
+def test_what_one_database_needs(provider: str, value: Any, expected: Any) -> None:
+    assert convert("v", value, provider) == expected
+
+
 def test_deep_json_up_to_the_limit() -> None:
     with pytest.raises(errors.ParameterInvalidValueError):
         convert("v", nested(100_000), "sqlite")  # the core would take the process with it
@@ -142,11 +183,6 @@ def test_a_float_reads_back_as_the_same_double(x: float) -> None:
     assert math.copysign(1, float(made)) == math.copysign(1, x)
 
 
-COLUMNS = {
-    "postgresql": {"text": "text", "bigint": "int8", "double": "float8", "blob": "bytea"},
-    "mysql": {"text": "longtext", "bigint": "bigint", "double": "double", "blob": "longblob"},
-    "sqlite": {"text": "text", "bigint": "bigint", "double": "real", "blob": "blob"},
-}
 SAMPLES: dict[str, list[Any]] = {
     "text": ["", "x", "it's ':a' \\ \"", "ü\U0001f600\n", ":p", "$1 ?", "0"],
     "bigint": [0, -1, 2**63 - 1, -(2**63)],

@@ -6,6 +6,7 @@ import datetime as dt
 import enum
 import json
 import math
+import re
 import struct
 import uuid
 from collections.abc import Callable
@@ -165,6 +166,8 @@ def _is_midnight(got: Any, value: Any) -> bool:
 
 def _from_text(text: str, value: Any) -> Any:
     """The value made again from its text."""
+    if isinstance(value, (dt.date, dt.time)):
+        text = re.sub(r"\.\d+", lambda digits: digits[0].ljust(7, "0"), text)  # Python 3.10 wants three or six
     if isinstance(value, bool):
         return {"true": True, "false": False, "1": True, "0": False}.get(text)
     if isinstance(value, (dict, list)):
