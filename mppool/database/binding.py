@@ -132,6 +132,8 @@ async def bind(link: Link, method: str, parsed: Parsed, sql: str, parameters: di
         TypeError, ValueError, ParameterInvalidValueError, ParameterInvalidProviderError: as `statements.build`.
     """
     if link.provider != "postgresql":
+        if parsed.shield is None and method != "raw_cmd":
+            raise ValueError("the driver would change this text: give strings as parameters, and leave comments out")
         return statements.build(link.core, link.provider, parsed, sql, parameters)
     if parameters is None or not parsed.names:
         if names := _changed_by(sql):

@@ -28,7 +28,9 @@ __all__ = ["Parsed", "build", "parse"]
 POSTGRESQL_LIMIT = 127  # beyond, the core numbers its placeholders wrongly
 _CACHED_LENGTH = 16_384  # longer statements are mostly generated, and seen once
 
-_NAME = r"[^\x00-@\[-^`{-\x7f\s][^\x00-/:-@\[-^`{-\x7f\s]*"  # as in the databases' names, any non-ASCII letter or mark
+_NAME = (
+    r"[^\x00-/:-@\[-^`{-\x7f\s]+"  # as in the databases' names, any non-ASCII letter or mark; may begin with a digit
+)
 _PLAIN = r"'[^']*(?:''[^']*)*'?"
 _ESCAPED = r"'[^'\\]*(?:(?:\\.|'')[^'\\]*)*(?:'|\\?\Z)?"
 _DOUBLE = r'"[^"]*(?:""[^"]*)*"?'
@@ -114,6 +116,7 @@ _NO_OPERANDS = frozenset(
 )
 _ROUTINES = frozenset({"EVENT", "FUNCTION", "PACKAGE", "PROCEDURE", "TRIGGER"})
 _NESTED = re.compile(r"/\*|\*/")
+_DRIVER = re.compile(r"""(?P<quote>['"])(?:.*?(?<!\\)(?P=quote)|.*)|:(?P<name>[a-z_])""", re.DOTALL)
 _JOINS = re.compile(r"[\w$@#\x80-\U0010ffff]")  # behind one of these, "$1" or "@P1" would become part of a name
 
 
@@ -125,18 +128,22 @@ class Parsed:
         count: placeholders, repeated ones each time.
         pieces: the text between placeholders, and the name of each: text, name, text, …, text.
         transaction: True: it leaves a transaction open; False: it ends one; None: neither.
+        shield: on MySQL, what must stand before the text, see `_shield`.
         unclear: on MySQL, it may leave one open unseen (a procedure) or turn autocommit off.
     """
 
-    __slots__ = ("_keyed", "count", "names", "pieces", "transaction", "unclear", "unique")
+    __slots__ = ("_keyed", "count", "names", "pieces", "shield", "transaction", "unclear", "unique")
 
-    def __init__(self, pieces: list[str], transaction: bool | None, unclear: bool = False) -> None:
+    def __init__(
+        self, pieces: list[str], transaction: bool | None, unclear: bool = False, shield: str | None = ""
+    ) -> None:
         self.pieces = tuple(pieces)
         self.names = tuple(dict.fromkeys(pieces[1::2]))
         self.unique = frozenset(self.names)
         self.count = len(pieces) // 2
         self.transaction = transaction
         self.unclear = unclear
+        self.shield = shield
         self._keyed: tuple[str, dict[str, str]] | None = None
 
     def keyed(self) -> tuple[str, dict[str, str]]:
@@ -160,7 +167,7 @@ class Parsed:
         parts = list(self.pieces)
         for index, mark in enumerate(marks):
             parts[2 * index + 1] = f" {mark}" if _JOINS.match(parts[2 * index][-1:]) else mark
-        return "".join(parts)
+        return (self.shield or "") + "".join(parts)
 
     def written_out(self, literal: Any) -> str:
         """The text with ``literal(name)`` in place of each placeholder."""
@@ -199,7 +206,7 @@ def _parse(provider: str, sql: str) -> Parsed:
                 heads[-1].append(token[0].upper())
             operand = token[0].upper() not in _NO_OPERANDS
         elif kind == "name":
-            if slices and brackets and operand:
+            if slices and brackets and (operand or token["name"][0].isdecimal()):
                 operand = False
                 at += 1  # the ':' of a slice; what follows is a column
                 continue
@@ -221,10 +228,23 @@ def _parse(provider: str, sql: str) -> Parsed:
             operand = True
         at = after
     pieces.append(sql[start:])
-    return Parsed(pieces, _transaction(provider, heads), _unclear(provider, heads))
+    shield = _shield("?".join(pieces[::2])) if provider == "mysql" and ":" in sql else ""
+    return Parsed(pieces, _transaction(provider, heads), _unclear(provider, heads), shield)
 
 
 _remembered = lru_cache(maxsize=1024)(_parse)
+
+
+def _shield(text: str) -> str | None:
+    """What to write before MySQL's text so that its driver finds no names of its own in it; None: nothing helps.
+
+    The driver replaces ``:name`` by ``?`` wherever it takes it to be outside quotes, and knows neither comments nor
+    backticks nor that a backslash may itself be escaped. A quote in a comment makes it skip all up to the next one.
+    """
+    for prefix in ("", '/*"*/', "/*'*/"):
+        if all(seen["name"] is None for seen in _DRIVER.finditer(prefix + text)):
+            return prefix
+    return None
 
 
 def _nests(provider: str) -> bool:
@@ -283,7 +303,7 @@ def build(core: Core, provider: str, parsed: Parsed, sql: str, parameters: dict[
         ParameterInvalidProviderError: this database does not know its type.
     """
     if parameters is None:
-        return make(core, provider, sql, None)
+        return make(core, provider, f"{parsed.shield}{sql}" if parsed.shield else sql, None)
     check_names(provider, parsed, parameters)
     text, keys = parsed.keyed()
     values = {keys[name]: convert(name, value, provider) for name, value in parameters.items()}

@@ -12,7 +12,26 @@ from collections.abc import Callable
 
 Piece = tuple[str, str | None]
 
-NAMES = ["a", "ab", "a1", "p", "pysqlx", "mp0", "mp", "e", "E", "n", "über", "имя", "_x", "select", "名", "nai\u0308ve"]
+NAMES = [
+    "a",
+    "ab",
+    "a1",
+    "p",
+    "pysqlx",
+    "mp0",
+    "mp",
+    "e",
+    "E",
+    "n",
+    "über",
+    "имя",
+    "_x",
+    "select",
+    "名",
+    "nai\u0308ve",
+    "1",
+    "2x",
+]
 WORDS = [
     "SELECT",
     "x",
@@ -49,7 +68,19 @@ NUMBERS = ["0", "1", "42", "1.5", ".5", "1e5", "1E-3", "0x1F", "1234567890123456
 SPACES = [" ", " ", " ", "\n", "\t", "\r\n", "  ", "\n\n", "\f"]
 # In PostgreSQL's brackets; each ^ is a placeholder, any other colon is not.
 BRACKETS = [
-    *("arr[1:n]", "arr[lo:hi]", "arr[1 : n]", "arr[1 :n]", "arr[f(1):n]", 'arr["x":n]', "arr['k':n]", "arr[$1:n]"),
+    *(
+        "arr[1:n]",
+        "arr[lo:hi]",
+        "arr[1:2]",
+        "arr[:2]",
+        "arr[x+:2]",
+        "arr[1 : n]",
+        "arr[1 :n]",
+        "arr[f(1):n]",
+        'arr["x":n]',
+        "arr['k':n]",
+        "arr[$1:n]",
+    ),
     *("arr[^]", "arr[^:n]", "arr[1: ^]", "arr[^: ^]", "arr[:]", "arr[1:]", "arr[^:]", "arr[f(^):n]", "arr[x+^]"),
     *("arr[1:n][^:m]", "arr[x/*:c*/:n]", "arr[x::int:n]", "arr[^::int]", "arr[arr[1:n]:m]", "arr[arr[^]:m]"),
     *("ARRAY[^, ^]", "ARRAY[x, ^]", "ARRAY[[^, 1], [2, ^]]", "ARRAY[(SELECT ^)]", "ARRAY[x AND^]", "ARRAY[NOT ^]"),
@@ -145,8 +176,8 @@ class RandomSQL:
 
     # --- statements ------------------------------------------------------------------------------------------
 
-    def placeholder(self) -> Piece:
-        name = self.rng.choice(NAMES)
+    def placeholder(self, names: int = len(NAMES)) -> Piece:
+        name = self.rng.choice(NAMES[:names])
         return ":" + name, name
 
     def token(self) -> list[Piece]:
@@ -168,7 +199,7 @@ class RandomSQL:
             return [(self.line(), None)]
         if self.provider == "postgresql":
             first, *others = rng.choice(BRACKETS).split("^")
-            return [(first, None)] + [piece for other in others for piece in (self.placeholder(), (other, None))]
+            return [(first, None)] + [piece for other in others for piece in (self.placeholder(16), (other, None))]
         if self.provider == "mysql":
             if kind < 0.96:  # not a comment: two minus signs
                 return [("--", None), self.placeholder()]
@@ -235,7 +266,7 @@ class RandomSQL:
             else:
                 value = self.inside()
                 piece = self.rng.choice(quotes)(value), None
-            title = f"{number}{self.inside()[:9]}."
+            title = f"c{number}{self.inside()[:9]}."
             if self.provider == "sqlite":
                 title = title.replace("]", "")
             names = [quote for quote in self.quotes if quote in (self.double, self.backtick, self.bracket)]

@@ -31,13 +31,12 @@ def names(provider: str, sql: str) -> tuple[str, ...]:
         ("SELECT '12:30', :b", ("b",)),
         ("SELECT :über, :_x1, :nai\u0308ve, :名", ("über", "_x1", "nai\u0308ve", "名")),
         ("SELECT :a\u3000, :b\xa0", ("a", "b")),
-        ("SELECT :1", ()),
+        ("SELECT :1, :2x", ("1", "2x")),
         ("SELECT x::int, :b", ("b",)),
         ("SELECT :a::int", ("a",)),
         ("LIMIT:n", ("n",)),
         ("SELECT 1:a, (x):b, 'x':c, \"x\":d, /**/:e", ("a", "b", "c", "d", "e")),
         ("SELECT a?b:c, ?:d, ?1, x:::e", ("c", "d", "e")),
-        ("SELECT 12:30, :1a", ()),
         ("SELECT ':a", ()),
         ("SELECT /* :a", ()),
         ("SELECT :a:b", ("a", "b")),
@@ -73,6 +72,7 @@ def test_common_to_all(provider: str, sql: str, expected: tuple[str, ...]) -> No
         ("SELECT $a", ()),
         ("SELECT U&\"\\0061:a\" UESCAPE '!', U&'!0061:a' UESCAPE '!', :b", ("b",)),
         ("SELECT arr[1.:n], :b", ("b",)),
+        ("SELECT arr[:2], arr[1:2], arr[f(x) : 2], :1", ("1",)),
         ('SELECT x::name, x:: name, x::"name", :b', ("b",)),
     ],
 )
@@ -194,6 +194,26 @@ def test_missing_and_surplus_are_named() -> None:
     with pytest.raises(errors.ParameterInvalidValueError):
         statement("sqlite", "SELECT :a", {})
     assert statement("sqlite", "SELECT 1", {}).sql() == "SELECT 1"
+
+
+@pytest.mark.parametrize(
+    ("sql", "shield"),
+    [
+        ("SELECT ':x', \":x\", a:=1, :y, 12:30", ""),
+        ("SELECT 1 /* :x */", '/*"*/'),
+        ("SELECT 1 -- don't\n, ':x'", '/*"*/'),
+        (r"SELECT '\\', ':x'", '/*"*/'),
+        ("SELECT 1 AS `:x`", '/*"*/'),
+        ('SELECT "a:b" /* :x */', "/*'*/"),
+        ("SELECT \"a:b\", 'a:b' /* :x */", None),
+    ],
+)
+def test_the_driver_of_mysql_is_kept_from_names_of_its_own(sql: str, shield: str | None) -> None:
+    assert parse("mysql", sql).shield == shield
+    assert parse("sqlite", sql).shield == ""
+    if shield:
+        assert statement("mysql", sql, None).sql() == shield + sql
+        assert statement("mysql", sql + ", :y", {"y": 1}).sql() == shield + sql + ", ?"
 
 
 @pytest.mark.parametrize("parameters", [[1], (1,), "a", 0, {1: 1}])
