@@ -121,20 +121,6 @@ class AlreadyConnectedError(Exception):
         return _render("AlreadyConnectedError", self.code, "Already connected to the database")
 
 
-class ParameterInvalidProviderError(Exception):
-    """A parameter has a type that this database does not know (a tuple outside PostgreSQL, say)."""
-
-    code = "PYSQLX003"
-
-    def __init__(self, field: str, provider: str, typ: str) -> None:
-        super().__init__(field, provider, typ)
-        self.field, self.provider, self.type = field, provider, typ
-
-    def __str__(self) -> str:
-        message = f"parameter '{self.field}': {self.provider} does not support the type '{self.type}'"
-        return _render("ParameterInvalidError", self.code, message)
-
-
 class ParameterInvalidValueError(Exception):
     """A parameter's value would not reach the database unchanged, so nothing was sent."""
 
@@ -151,6 +137,23 @@ class ParameterInvalidValueError(Exception):
             f"as '{self.typ_to}'"
         )
         return _render("ParameterInvalidError", self.code, message, details=self.details)
+
+
+class ParameterInvalidProviderError(ParameterInvalidValueError):
+    """A parameter has a type that this database does not know (a tuple outside PostgreSQL, say)."""
+
+    code = "PYSQLX003"
+
+    def __init__(self, field: str, provider: str, typ: str) -> None:
+        super().__init__(field, provider, typ, "parameter")
+        self.type = typ
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return ParameterInvalidProviderError, (self.field, self.provider, self.type)
+
+    def __str__(self) -> str:
+        message = f"parameter '{self.field}': {self.provider} does not support the type '{self.type}'"
+        return _render("ParameterInvalidError", self.code, message)
 
 
 class ParameterInvalidJsonValueError(Exception):
