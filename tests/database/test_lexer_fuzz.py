@@ -212,9 +212,9 @@ NASTY = [
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_no_text_takes_long(provider: str) -> None:
     """What is read twice as often as it is long already takes minutes at this length."""
-    for first in ("", "E'' ", "$a$"):
-        for bit in NASTY:
-            sql = first + bit * (100_000 // len(bit))
-            began = time.process_time()
-            statements.parse(provider, sql)
-            assert time.process_time() - began < 1, (first, bit)
+    texts = [first + bit * (50_000 // len(bit)) for first in ("", "E'' ", "$a$") for bit in NASTY]
+    texts.append("".join(f"$t{number}$ " for number in range(15_000)))
+    for sql in texts:
+        began = time.process_time()
+        statements.parse(provider, sql)
+        assert time.process_time() - began < 1, sql[:20]
