@@ -63,3 +63,4 @@ class PoolStats:
     connect_errors: int
     refused_full: int  # opens that the server refused because it was full, and that were tried again
     rollbacks: int  # transactions that borrowers left open
+    manager_lost: bool = False  # there is no manager just now: this process goes on with what it has

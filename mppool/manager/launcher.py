@@ -15,6 +15,7 @@ import time
 from typing import Any
 
 from mppool import errors
+from mppool.shared import ledger as L
 from mppool.shared import messages, paths
 
 LAUNCH_TIMEOUT = 10.0  # seconds; a loaded machine starts an interpreter in less than one
@@ -76,11 +77,39 @@ def connect_or_launch(config: dict[str, Any]) -> socket.socket:
 def _launch(config: dict[str, Any]) -> socket.socket:
     """Start the manager's process and connect to it. Only under the lock."""
     folder = paths.make_folder(config["name"])
+    inherited = _inheritance(folder)
+    if inherited is not None and inherited != (config["max_size"], L.database_key(config["database"])):
+        raise errors.BudgetMismatchError(
+            f"budget {config['name']!r} runs with other settings: its members have max_size {inherited[0]} and "
+            + ("the same" if inherited[1] == L.database_key(config["database"]) else "another")
+            + f" database; here max_size is {config['max_size']} and the database {config['database']}"
+        )
     try:
         return _start(config, folder)
     except BaseException:
-        paths.remove_folder(folder)
+        if inherited is None:
+            paths.remove_folder(folder)
         raise
+
+
+def _inheritance(folder: str) -> tuple[int, int] | None:
+    """max_size and database of a budget whose manager is gone and whose members live on; None: there are none."""
+    try:
+        fd = os.open(os.path.join(folder, paths.LEDGER), os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        if os.fstat(fd).st_size < L.SIZE:
+            return None
+        ledger = L.Ledger(fd)
+    finally:
+        os.close(fd)
+    try:
+        if ledger.cells[L.H_MAGIC] != L.MAGIC or not ledger.living():
+            return None
+        return ledger.cells[L.H_MAX_SIZE], ledger.cells[L.H_DATABASE]
+    finally:
+        ledger.close()
 
 
 def _start(config: dict[str, Any], folder: str) -> socket.socket:

@@ -38,8 +38,8 @@ class Guest:
 
     __slots__ = ("arrived", "channel", "member", "notice", "owner", "pid", "started")
 
-    def __init__(self, channel: messages.Channel, pid: int) -> None:
-        self.channel = channel
+    def __init__(self, channel: messages.Channel | None, pid: int) -> None:
+        self.channel = channel  # None: a member of the predecessor's that has not come yet
         self.pid = pid
         self.started = identity.started(pid)
         self.arrived = time.monotonic()
@@ -61,19 +61,24 @@ class Manager:
         self._folder = folder
         self._config = config
         ledger, self._ledger_fd = L.Ledger.create(os.path.join(folder, paths.LEDGER))
+        living = ledger.living()
         for row in range(L.ROWS):
-            if ledger.cells[ledger.row(row) + L.PID]:
+            if ledger.cells[ledger.row(row) + L.PID] and row not in living:
                 ledger.clear(row)
         self._ledger = ledger
         self._treasury = Treasury(ledger, config["max_size"], self._ring)
         self._guests: set[Guest] = set()
         self._members: dict[int, Guest] = {}
         self._selector = selectors.DefaultSelector()
-        self._stopping = False
+        self._stopping = bool(living and ledger.cells[L.H_STOPPING])
+        ledger.cells[L.H_STOPPING] = self._stopping
+        ledger.cells[L.H_DATABASE] = L.database_key(config["database"])
         self._full = False  # no descriptors left for another guest
         self._dirty = False  # something happened that the treasury should see
         self._again_at: float | None = None
         self._leave_at: float | None = time.monotonic() + FIRST_MEMBER
+        for row in living:
+            self._inherit(row)
 
     def run(self) -> None:
         self._ledger.cells[L.H_STARTED] = identity.started(os.getpid())
@@ -105,6 +110,26 @@ class Manager:
             times.append(time.monotonic() + LOOK)
         return max(0.0, min(times) - time.monotonic()) if times else None
 
+    def _inherit(self, row: int) -> None:
+        """A member of the predecessor's: it will come by itself. Until then only its end is watched for."""
+        guest = Guest(None, self._ledger.cells[self._ledger.row(row) + L.PID])
+        try:
+            guest.notice = identity.death_notice(guest.pid)
+        except OSError:
+            self._ledger.clear(row)  # it has ended since we looked
+            return
+        self._treasury.inherit(row, time.monotonic())
+        guest.member, self._members[row] = row, guest
+        self._welcome(guest)
+        self._leave_at = None
+
+    def _welcome(self, guest: Guest) -> None:
+        self._guests.add(guest)
+        if guest.channel is not None:
+            self._selector.register(guest.channel, selectors.EVENT_READ, guest)
+        if guest.notice is not None:
+            self._selector.register(guest.notice, selectors.EVENT_READ, guest)
+
     # -- facts -----------------------------------------------------------------------------------------------
 
     def _accept(self) -> None:
@@ -124,17 +149,16 @@ class Manager:
         except OSError:
             sock.close()
             return
-        self._guests.add(guest)
-        self._selector.register(guest.channel, selectors.EVENT_READ, guest)
-        if guest.notice is not None:
-            self._selector.register(guest.notice, selectors.EVENT_READ, guest)
+        self._welcome(guest)
 
     def _look(self) -> None:
-        for guest in [guest for guest in self._guests if guest.notice is None]:
-            if not identity.alive(guest.pid, guest.started):
+        for guest in [guest for guest in self._guests if guest.notice is None or guest.channel is None]:
+            left = guest.channel is None and self._ledger.cells[self._ledger.row(guest.member or 0) + L.LEFT]
+            if left or not identity.alive(guest.pid, guest.started):
                 self._gone(guest)
 
     def _hear(self, guest: Guest) -> None:
+        assert guest.channel is not None
         try:
             heard = guest.channel.receive()
             if heard is None:
@@ -152,12 +176,7 @@ class Manager:
         """A guest ended, left or was cut off: with it goes its account."""
         if guest not in self._guests:
             return
-        self._guests.remove(guest)
-        self._selector.unregister(guest.channel)
-        guest.channel.close()
-        if guest.notice is not None:
-            self._selector.unregister(guest.notice)
-            os.close(guest.notice)
+        self._see_off(guest)
         if guest.member is not None:
             del self._members[guest.member]
             self._treasury.leave(guest.member)
@@ -167,6 +186,15 @@ class Manager:
             self._selector.register(self._listener, selectors.EVENT_READ, None)
         self._consider_leaving()
 
+    def _see_off(self, guest: Guest) -> None:
+        self._guests.remove(guest)
+        if guest.channel is not None:
+            self._selector.unregister(guest.channel)
+            guest.channel.close()
+        if guest.notice is not None:
+            self._selector.unregister(guest.notice)
+            os.close(guest.notice)
+
     def _consider_leaving(self) -> None:
         needed = self._members or any(guest.owner for guest in self._guests)
         linger = 0.0 if self._stopping else self._config["linger"]
@@ -175,6 +203,7 @@ class Manager:
     # -- messages --------------------------------------------------------------------------------------------
 
     def _answer(self, guest: Guest, message: dict[str, Any]) -> None:
+        assert guest.channel is not None
         verb = message["do"]
         if not all(value is None or isinstance(value, (str, int)) for value in message.values()):
             raise messages.Garbled("a request of anything but words and whole numbers")
@@ -187,8 +216,11 @@ class Manager:
                 guest.channel.send(self._description(), [self._ledger_fd])
         elif verb == "describe":
             guest.channel.send(self._description(), [self._ledger_fd])
+        elif verb == "declare":
+            self._declare(guest, message)
         elif verb == "stop":
             self._stopping = True
+            self._ledger.cells[L.H_STOPPING] = 1
             for each in self._guests:
                 each.owner = False
             guest.channel.send({"ok": True})
@@ -200,8 +232,9 @@ class Manager:
         shown = {key: self._config[key] for key in ("name", "uri", "database", "max_size")}
         return {"ok": True, "manager": os.getpid(), **shown}
 
-    def _refuse(self, guest: Guest, message: dict[str, Any]) -> bool:
+    def _refuse(self, guest: Guest, message: dict[str, Any], returning: bool = False) -> bool:
         """Say no to somebody who means another budget, or who comes after the end."""
+        assert guest.channel is not None
         name, mismatch = self._config["name"], []
         for key in ("max_size", "database"):
             if message.get(key) not in (None, self._config[key]):
@@ -209,35 +242,54 @@ class Manager:
         if mismatch:
             text = f"budget {name!r} runs with other settings: {'; '.join(mismatch)}"
             guest.channel.send({"ok": False, "error": "BudgetMismatchError", "message": text})
-        elif self._stopping:
+            return True
+        if self._stopping and not returning:
             text = f"budget {name!r} was stopped and takes no new members"
             guest.channel.send({"ok": False, "error": "ManagerUnavailableError", "message": text})
-        return bool(mismatch) or self._stopping
+            return True
+        return False
 
     def _attach(self, guest: Guest, message: dict[str, Any]) -> None:
+        assert guest.channel is not None
         if guest.member is not None:
             raise messages.Garbled("attached twice")
-        if self._refuse(guest, message):
+        returning = bool(message.get("returning"))  # from the predecessor: it holds connections
+        if self._refuse(guest, message, returning):
             return
         now = time.monotonic()
         warm = min(max(0, int(message["warm"])), self._config["max_size"])
         full = f"it has {len(self._members)} members already"
         try:
-            row = self._treasury.attach(guest.pid, guest.started, warm, now)
+            row = self._treasury.attach(guest.pid, guest.started, warm, now, int(message.get("token") or 0))
         except OSError as error:
             row, full = None, f"{full}, and {error.strerror}"
         if row is None:
             text = f"budget {self._config['name']!r} takes no more members: {full}"
             guest.channel.send({"ok": False, "error": "ManagerUnavailableError", "message": text})
             return
+        absent = self._members.get(row)
+        if absent is not None:
+            self._see_off(absent)
         guest.member, self._members[row] = row, guest
         self._leave_at = None
+        if returning:
+            self._treasury.awaits(row)
         self._again_at = self._treasury.settle(now)  # so that it finds permits when it comes in
         fds = self._treasury.semaphores[row].fds
-        guest.channel.send({**self._description(), "row": row, "fds": len(fds)}, [self._ledger_fd, *fds])
+        answer = {**self._description(), "row": row, "fds": len(fds), "declare": row in self._treasury.undeclared}
+        guest.channel.send(answer, [self._ledger_fd, *fds])
+
+    def _declare(self, guest: Guest, message: dict[str, Any]) -> None:
+        held = int(message["held"])
+        if guest.member not in self._treasury.undeclared or not 0 <= held <= self._config["max_size"]:
+            raise messages.Garbled("a declaration out of place")
+        self._treasury.declare(guest.member, held)
+        self._dirty = True
 
     def _ring(self, member: int) -> None:
-        self._members[member].channel.ring()
+        channel = self._members[member].channel
+        if channel is not None:
+            channel.ring()
 
     # -- the end ---------------------------------------------------------------------------------------------
 

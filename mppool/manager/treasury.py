@@ -2,7 +2,8 @@
 
 It reads what members report in the ledger, asks the books, and carries out the plan on ledger and semaphores.
 Stores are ordered so that a manager killed between two of them leaves a permit unused, never two of one: a grant
-is written to the ledger before the semaphore, a recall is taken off the semaphore before the ledger says so.
+is written to the ledger before the semaphore, a recall is taken off the semaphore before the ledger says so. Its
+successor begins with what the ledger says and corrects it by what the members declare.
 """
 
 from __future__ import annotations
@@ -31,12 +32,28 @@ class Treasury:
         self.ledger = ledger
         self.books = Books(max_size)
         self.semaphores: dict[int, EventSemaphore] = {}
+        self.undeclared: set[int] = set()  # accounts of which only the predecessor knew what is held
         self._told: dict[int, tuple[int, int, int]] = {}  # what a member's row says: credit, target, limit
         self._bell = bell
         ledger.cells[L.H_MAX_SIZE] = max_size
 
-    def attach(self, pid: int, started: int, warm: int, now: float) -> int | None:
-        """Open an account; the member's row. None: all rows are taken. Raises: OSError."""
+    def inherit(self, row: int, now: float) -> None:
+        """Take over a living member's account from the predecessor. Until its member has come and declared what it
+        holds, everything that was ever put on the account counts as used: nothing is granted on a guess."""
+        credit = self.ledger.cells[self.ledger.row(row) + L.CREDIT]
+        self.books.attach(row, now).credit = credit
+        self.undeclared.add(row)
+        self._told[row] = (0, 0, 0)
+
+    def attach(self, pid: int, started: int, warm: int, now: float, token: int = 0) -> int | None:
+        """Open an account, or find the one that this member had; the member's row. None: all rows are taken.
+
+        Raises: OSError.
+        """
+        row = self._inherited(pid, started, token)
+        if row is not None:
+            self.semaphores[row] = make()
+            return row
         row = next((index for index in range(L.ROWS) if index not in self.books.accounts), None)
         if row is None:
             return None
@@ -45,16 +62,38 @@ class Treasury:
         at, cells = self.ledger.row(row), self.ledger.cells
         cells[at + L.WARM] = warm
         cells[at + L.STARTED] = started
+        cells[at + L.TOKEN] = token
         cells[at + L.PID] = pid
         self._told[row] = (0, 0, 0)
         self.books.attach(row, now)
         return row
 
+    def _inherited(self, pid: int, started: int, token: int) -> int | None:
+        cells = self.ledger.cells
+        for row in self.undeclared - self.semaphores.keys():
+            at = self.ledger.row(row)
+            if token and (pid, started, token) == (cells[at + L.PID], cells[at + L.STARTED], cells[at + L.TOKEN]):
+                return row
+        return None
+
+    def awaits(self, member: int) -> None:
+        """This member will declare what it holds."""
+        self.undeclared.add(member)
+
+    def declare(self, member: int, held: int) -> None:
+        """A member that came over from the predecessor holds so many permits, and has none unused."""
+        self.undeclared.discard(member)
+        self.books.accounts[member].credit = held
+        self._told[member] = (0, 0, 0)
+
     def leave(self, member: int) -> None:
         """Close an account: everything it had is free."""
         self.books.leave(member)
+        self.undeclared.discard(member)
         del self._told[member]
-        self.semaphores.pop(member).close()
+        semaphore = self.semaphores.pop(member, None)
+        if semaphore is not None:
+            semaphore.close()
         self.ledger.clear(member)
 
     def settle(self, now: float) -> float | None:
@@ -69,7 +108,8 @@ class Treasury:
                 break
         self.ledger.cells[L.H_HUNGRY] = plan.shortage
         for member in self.books.accounts:
-            self._publish(member)
+            if member not in self.undeclared:
+                self._publish(member)
         return plan.again_at
 
     def _recall(self, plan: Plan) -> int:
@@ -90,6 +130,9 @@ class Treasury:
             account.held, account.in_use, account.moving, account.closing = held, in_use, moving, closing
             account.waiting, account.warm = waiting, warm
             account.since, account.cost = since / 1e9, cost / 1e9
+            if member in self.undeclared:  # all of it in use, and nothing wanted, as far as one can know
+                account.held = account.in_use = account.credit
+                account.moving = account.closing = account.waiting = account.warm = 0
 
     def _publish(self, member: int) -> None:
         """Write the manager's cells of a row, and ring its member if that asks something of it."""

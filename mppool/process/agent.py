@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import os
 import random
+import secrets
 import selectors
 import threading
 from importlib import import_module
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("mppool.pool")
 
 OPEN_AT_ONCE = 16  # connections one process opens at a time
+SEEK_AGAIN = (0.2, 10.0)  # seconds between tries to get a new manager, at first and at most
 
 
 class Alarm:
@@ -83,6 +85,11 @@ class Agent:
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._alarm, selectors.EVENT_READ)
         self._member: Member | None = None
+        self._token = secrets.randbits(62)  # by which the manager's successor knows this seat again
+        self._succession = Backoff(*SEEK_AGAIN)
+        self._seek_at: float | None = None  # when to look for a new manager again
+        self._found: Member | None = None  # a seat with the new one, not yet taken
+        self.lost = False  # there is no manager just now
         self._thread = threading.Thread(target=self._run, name=f"{OURS}agent-{pool.name}", daemon=True)
         self._backoff = Backoff(0.05, 2.0)
         self._retry_at = 0.0
@@ -137,10 +144,17 @@ class Agent:
     def join(self, timeout: float) -> None:
         self._thread.join(timeout)
 
-    def permit_unused(self, wake: bool) -> None:
-        """A connection is closed: its permit is free for anybody."""
+    def put_back(self) -> bool:
+        """A connection is closed: its permit is free for anybody; whether somebody wants it. Under the pool's lock, in
+        one go with the machine's report: what is held and what lies on the semaphore never change apart."""
         assert self._member is not None
-        self._member.put_back()
+        self._member.semaphore.give()
+        return bool(self._pool.cells[L.H_HUNGRY])
+
+    def permit_unused(self, wanted: bool, wake: bool) -> None:
+        """After `put_back`, without the lock."""
+        if wanted:
+            self.ring()
         if wake:
             self.wake()
 
@@ -159,9 +173,7 @@ class Agent:
 
     def connect_failed(self, error: errors.ConnectError) -> None:
         """Try again later, or tell those who wait that it is no use."""
-        assert self._member is not None
         pool = self._pool
-        self._member.put_back()
         if pool.machine.stopped:
             pass  # nobody needs it any more
         elif is_permanent(error):
@@ -185,8 +197,9 @@ class Agent:
         self.done = True
         self._selector.close()
         self._alarm.close()
-        if self._member is not None:
-            self._member.abandon()
+        for member in (self._member, self._found):
+            if member is not None:
+                member.abandon()
 
     # -- the thread ------------------------------------------------------------------------------------------
 
@@ -203,49 +216,104 @@ class Agent:
     def _attach(self) -> bool:
         pool = self._pool
         try:
-            member = Member(pool.budget, pool.name, pool.machine.min_size)
+            member = Member(pool.budget, pool.name, pool.machine.min_size, self._token)
         except errors.PoolError as error:
             pool.fail(error)
             return False
-        self._member = member
-        pool.seated(member.cells, member.at)
-        self._selector.register(member.channel, selectors.EVENT_READ)
+        self._sit_down(member)
         return True
 
+    def _sit_down(self, member: Member) -> None:
+        """Take a seat; the one before, if any, was with a manager that is gone. What lies unused on its semaphore goes
+        back with it, and what is held is declared."""
+        before, pool = self._member, self._pool
+        if before is not None:
+            self._listen(False)
+        with pool.lock:
+            while before is not None and before.semaphore.take():
+                pass
+            self._member = member
+            pool.seated(member.cells, member.at)
+            held = len(pool.machine.slots)
+        if member.undeclared:
+            member.declare(held)
+        self._selector.register(member.channel, selectors.EVENT_READ)
+        if before is not None:
+            before.abandon()
+
     def _serve(self) -> None:
-        member, machine = self._member, self._pool.machine
-        assert member is not None
+        machine = self._pool.machine
         self._reconcile(monotonic())
         import_module("mppool.database.rows")  # pydantic, which the first row needs: now, beside the first connect
         while True:
             self._alarm.hush()
+            if self.lost:
+                self._succeed(monotonic())
             pause = self._reconcile(monotonic())
             if machine.stopped and not machine.slots:
                 return
             for key, _ in self._selector.select(pause):
-                if key.fileobj is member.channel and not member.heard():
-                    self._manager_lost()
+                member = self._member
+                if member is not None and key.fileobj is member.channel and not member.heard():
+                    self._manager_lost(member)
 
-    def _manager_lost(self) -> None:
-        assert self._member is not None
-        logger.error("pool %s: the manager is gone; going on with what this process has", self._pool.name)
-        self._selector.unregister(self._member.channel)
-        cells, at = self._member.cells, self._member.at
-        cells[at + L.TARGET] = cells[at + L.LIMIT] = L.NEVER  # its cells are nobody's now, and its orders void
-        cells[L.H_HUNGRY] = 0
+    def _manager_lost(self, member: Member) -> None:
+        """Go on with what this process has, and look for the manager's successor meanwhile."""
+        logger.warning("pool %s: the manager is gone; looking for its successor", self._pool.name)
+        self._selector.unregister(member.channel)
+        self._pool.unseated()
+        self.lost = True
+        self._seek_at = None
+        self._pool.workshop.aside(self._seek)
+
+    def _seek(self) -> None:
+        """Find the manager's successor, or launch it: it takes a while, so a hand does it."""
+        pool, found, pause = self._pool, None, 0.0
+        try:
+            found = Member(pool.budget, pool.name, pool.machine.min_size, self._token, returning=True)
+        except errors.PoolError as error:
+            pause = self._succession.failed(random.random())
+            logger.error(
+                "pool %s: there is no manager, and no new one to be had (%s); this process goes on with what it has, "
+                "and tries again in %.1f s",
+                pool.name,
+                error,
+                pause,
+            )
+        with pool.lock:
+            if not self.done:
+                self._found, found = found, None
+                self._seek_at = monotonic() + pause
+        if found is not None:
+            found.leave()
+        self.wake()
+
+    def _succeed(self, now: float) -> None:
+        """Take the seat that was found, or have it looked for again."""
+        with self._pool.lock:
+            found, self._found = self._found, None
+        if found is not None:
+            self.lost = False
+            self._seek_at = None
+            self._succession.succeeded()
+            self._sit_down(found)
+            logger.info("pool %s: there is a manager again", self._pool.name)
+        elif self._seek_at is not None and now >= self._seek_at and not self._pool.machine.stopped:
+            self._seek_at = None
+            self._pool.workshop.aside(self._seek)
 
     def _finish(self) -> None:
         self._pool.workshop.join(5.0)
         with self._pool.lock:
             self.done = True
             ending, self._ending = self._ending, []
-            member = self._member
+            members = [member for member in (self._member, self._found) if member is not None]
+            self._found = None
             # Stragglers that publish once more must not write into a row that is no longer ours.
-            self._pool.cells = list(self._pool.cells[: L.HEADER]) + [0] * L.ROW
-            self._pool._place(L.HEADER)
+            self._pool.unseat()
         self._selector.close()
         self._alarm.close()
-        if member is not None:
+        for member in members:
             member.leave()
         self._disappoint()
         for waiter in ending:
@@ -255,9 +323,8 @@ class Agent:
 
     def _reconcile(self, now: float) -> float | None:
         """Do all there is to do; the seconds to sleep unless woken, None: for ever."""
-        pool, member = self._pool, self._member
-        assert member is not None
-        machine, cells, at = pool.machine, member.cells, member.at
+        pool = self._pool
+        machine, cells, at = pool.machine, pool.cells, pool.at
         with pool.lock:
             leaving = machine.surrender(now, cells[at + L.TARGET], cells[at + L.LIMIT], pool.workshop.cost)
             if now >= self._upkeep_at:
@@ -283,7 +350,7 @@ class Agent:
         for waiter in warm:
             waiter.wake()
         if ring:
-            member.channel.ring()
+            self.ring()
         self._listen(listening)
         return pause
 
@@ -291,13 +358,13 @@ class Agent:
         """Take permits for the connections that are wanted, and have them opened."""
         pool, member = self._pool, self._member
         assert member is not None
-        machine, target = pool.machine, member.at + L.TARGET
+        machine, target = pool.machine, pool.at + L.TARGET
         while now >= self._retry_at:
             with pool.lock:
                 if (
                     machine.to_open() <= 0
                     or len(machine.opening) >= OPEN_AT_ONCE
-                    or len(machine.slots) >= member.cells[target]
+                    or len(machine.slots) >= pool.cells[target]
                     or not member.semaphore.take()
                 ):
                     return
@@ -307,9 +374,8 @@ class Agent:
 
     def _offer(self, now: float) -> bool:
         """Whether to tell the manager of connections that have lain idle long enough to be worth moving."""
-        assert self._member is not None
         idle = self._pool.machine.idle
-        if not idle or not self._member.cells[L.H_HUNGRY]:
+        if not idle or not self._pool.cells[L.H_HUNGRY]:
             return False
         ripe = [slot.idle_since for slot in idle if slot.idle_since + self._pool.workshop.cost <= now]
         if ripe and max(ripe) > self._offered:
@@ -318,15 +384,16 @@ class Agent:
         return False
 
     def _sleep(self, now: float, wants: int) -> float | None:
-        assert self._member is not None
         pool, machine = self._pool, self._pool.machine
-        cells, at = self._member.cells, self._member.at
+        cells, at = pool.cells, pool.at
         times: list[float] = []
         expiry = machine.next_expiry(now)
         if expiry is not None:
             times.append(max(expiry, self._upkeep_at))
         if wants and now < self._retry_at:
             times.append(self._retry_at)
+        if self._seek_at is not None:
+            times.append(self._seek_at)
         if machine.idle and (cells[L.H_HUNGRY] or cells[at + L.TARGET] < cells[at + L.CREDIT]):
             ripening = [slot.idle_since + pool.workshop.cost for slot in machine.idle]
             times.extend(at for at in ripening if at > now)

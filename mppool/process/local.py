@@ -47,10 +47,8 @@ class LocalPool:
         self.lock = threading.Lock()
         warm = settings.min_size if starting is None else max(1, settings.min_size)
         self.machine = PoolMachine(warm, settings.max_idle)
-        # Until a seat is taken, the cells are our own: no limit, nobody hungry.
-        self.cells: Any = [0] * (L.HEADER + L.ROW)
-        self._place(L.HEADER)
-        self.cells[self.at + L.LIMIT] = L.NEVER
+        self.cells: Any
+        self.unseat()
         self.failure: BaseException | None = None  # why the whole pool is of no use
         self.borrows = self.timeouts = self.rollbacks = 0
         self.vetting = settings.check is not None
@@ -67,11 +65,23 @@ class LocalPool:
         self._credit = at + L.CREDIT
 
     def seated(self, cells: Any, at: int) -> None:
-        """The agent has taken a seat: from now on others read what we publish."""
+        """The agent has taken a seat: from now on others read what we publish. Under the lock."""
+        self.cells = cells
+        self._place(at)
+        cells[at + L.WARM] = self.machine.min_size
+        self.publish()
+
+    def unseat(self) -> None:
+        """Without a seat the cells are our own: no orders, nobody hungry, nobody to tell. Under the lock."""
+        self.cells = [0] * (L.HEADER + L.ROW)
+        self._place(L.HEADER)
+        for cell in (L.CREDIT, L.TARGET, L.LIMIT, L.KNOWN):
+            self.cells[self.at + cell] = L.NEVER
+
+    def unseated(self) -> None:
+        """The manager is gone, and what it last ordered is void."""
         with self.lock:
-            self.cells = cells
-            self._place(at)
-            cells[at + L.WARM] = self.machine.min_size
+            self.unseat()
             self.publish()
 
     @property
@@ -279,8 +289,7 @@ class LocalPool:
             if slot.link is not None:
                 slot.link.abandon()
         machine.idle.clear()
-        self.cells = list(self.cells[: L.HEADER]) + [0] * L.ROW
-        self._place(L.HEADER)
+        self.unseat()
         self.give_back = lambda slot: None  # type: ignore[method-assign]
         self.agent.abandon()
 
@@ -304,6 +313,7 @@ class LocalPool:
                 connect_errors=self.workshop.connect_errors,
                 refused_full=self.workshop.refused_full,
                 rollbacks=self.rollbacks,
+                manager_lost=self.agent.lost,
             )
 
     def _numbers(self) -> str:

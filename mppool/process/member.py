@@ -1,7 +1,8 @@
 """Membership: this process's seat at a budget, as seen from inside.
 
 A seat is a connection to the manager, a row in the ledger and a semaphore. It vanishes with the process; the
-manager then frees whatever it had. Only the agent attaches and listens; any thread may put a permit back.
+manager then frees whatever it had. Only the agent attaches and listens; any thread may put a permit back, under the
+pool's lock: what is held and what lies on the semaphore never change apart.
 """
 
 from __future__ import annotations
@@ -37,12 +38,21 @@ class Member:
         budget: what this process believes of the budget; the manager checks it.
         name: of the budget's folder.
         warm: connections to be granted on arrival if they are free.
+        token: a number of this seat's own, by which a successor of the manager knows it again.
+        returning: the seat was had under another manager, and there may be connections open.
 
     Raises: BudgetMismatchError, ManagerUnavailableError.
     """
 
-    def __init__(self, budget: BudgetSettings, name: str, warm: int) -> None:
-        request = {"do": "attach", "database": budget.database.key, "max_size": budget.max_size, "warm": warm}
+    def __init__(self, budget: BudgetSettings, name: str, warm: int, token: int = 0, returning: bool = False) -> None:
+        request = {
+            "do": "attach",
+            "database": budget.database.key,
+            "max_size": budget.max_size,
+            "warm": warm,
+            "token": token,
+            "returning": returning,
+        }
         answer, self.channel = enter(launch_config(budget, name), request)
         fds = self.channel.claim_fds(1 + answer["fds"])
         self.ledger = L.Ledger(fds[0])
@@ -54,16 +64,19 @@ class Member:
             raise errors.ManagerUnavailableError(f"budget {name!r} is run by another version of mppool")
         self.semaphore: EventSemaphore = adopt(fds[1:])
         self.at = self.ledger.row(answer["row"])
+        self.undeclared: bool = answer["declare"]  # the manager waits to be told what is held
 
     @property
     def cells(self) -> memoryview:
         return self.ledger.cells
 
-    def put_back(self) -> None:
-        """A permit is no longer used; the manager is told if somebody wants it."""
-        self.semaphore.give()
-        if self.ledger.cells[L.H_HUNGRY]:
-            self.channel.ring()
+    def declare(self, held: int) -> None:
+        """So many permits are held here, and none lies on a semaphore."""
+        self.undeclared = False
+        try:
+            self.channel.send({"do": "declare", "held": held})
+        except OSError:
+            pass  # it is gone again; so is what it knew
 
     def heard(self) -> bool:
         """Swallow what the manager sent (bells). False: the manager is gone."""
@@ -73,7 +86,9 @@ class Member:
             return False
 
     def leave(self) -> None:
-        """Give up the seat: end of file is how the manager learns of it, also where a forked copy is still open."""
+        """Give up the seat: end of file is how the manager learns of it, also where a forked copy is still open; a
+        successor that is to come finds it in the ledger."""
+        self.cells[self.at + L.LEFT] = 1
         self.channel.hang_up()
         self.abandon()
 

@@ -67,6 +67,10 @@ class Workshop:
         else:
             self._hands.do(lambda: self._closed(slot, monotonic() + BURIAL_PATIENCE))
 
+    def aside(self, piece: Callable[[], None]) -> None:
+        """Have something else done that takes a while."""
+        self._hands.do(piece)
+
     def join(self, timeout: float) -> None:
         """No more work will come: wait for what there is, so many seconds at most."""
         self._hands.join(timeout)
@@ -131,12 +135,14 @@ class Workshop:
         pool = self._pool
         with pool.lock:
             pool.machine.not_opened(slot)
+            wanted = pool.agent.put_back()
             starting = pool.agent.failing(error)
             self.connect_errors += 1
             self.last_connect_error = (monotonic(), error)
             pool.publish()
         for waiter in starting:
             waiter.wake()
+        pool.agent.permit_unused(wanted, False)
         pool.agent.connect_failed(error)
 
     # -- looking after ---------------------------------------------------------------------------------------
@@ -198,7 +204,8 @@ class Workshop:
         del link
         with pool.lock:
             pool.machine.closed(slot)
+            wanted = pool.agent.put_back()
             self.closed += 1
             pool.publish()
             wake = pool.machine.stopped or pool.machine.to_open() > 0
-        pool.agent.permit_unused(wake)
+        pool.agent.permit_unused(wanted, wake)

@@ -12,22 +12,39 @@ from __future__ import annotations
 
 import mmap
 import os
+import zlib
 
-MAGIC = 0x6D70706F6F6C31  # "mppool1": another layout gets another number
+from mppool.shared import identity
+
+MAGIC = 0x6D70706F6F6C32  # "mppool2": another layout gets another number
 ROWS = 1024
 NEVER = 1 << 62  # a limit that limits nothing
 
 # Header cells; the manager writes them.
 HEADER = 16
-H_MAGIC, H_MAX_SIZE, H_MANAGER, H_STARTED, H_HUNGRY = range(5)
+H_MAGIC, H_MAX_SIZE, H_MANAGER, H_STARTED, H_HUNGRY, H_DATABASE, H_STOPPING = range(7)
 
 # Row cells. The manager's:
 ROW = 16
-PID, STARTED, CREDIT, TARGET, LIMIT, KNOWN = range(6)
-# The member's, in the order of core.books.Account's reports:
+PID, STARTED, CREDIT, TARGET, LIMIT, KNOWN, TOKEN = range(7)
+# The member's: whether it left while there was no manager to tell; and the rest in the order of core.books.Account's
+# reports.
+LEFT = 7
 HELD, IN_USE, MOVING, CLOSING, WAITING, SINCE, WARM, COST = range(8, 16)
 
 SIZE = 8 * (HEADER + ROWS * ROW)
+
+
+def database_key(key: str) -> int:
+    """A number to know a database by again."""
+    data = key.encode()
+    return zlib.crc32(data) << 30 ^ zlib.adler32(data)
+
+
+def _reserve(fd: int) -> None:
+    """Give the file its memory now: a store into a mapping that has none to be had would end the process."""
+    for offset in range(0, SIZE, 4096):
+        os.pwrite(fd, bytes(min(4096, SIZE - offset)), offset)
 
 
 class Ledger:
@@ -43,12 +60,32 @@ class Ledger:
 
     @classmethod
     def create(cls, path: str) -> tuple[Ledger, int]:
-        """Make (or take over) the file; the ledger, and the descriptor that members are given. Raises: OSError."""
+        """Make the file, or take over the predecessor's with all that is in it; the ledger, and the descriptor that
+        members are given. Raises: OSError."""
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        os.ftruncate(fd, SIZE)
-        ledger = cls(fd)
-        ledger.cells[H_MAGIC] = MAGIC
+        try:
+            if os.fstat(fd).st_size < SIZE:
+                _reserve(fd)
+            ledger = cls(fd)
+        except BaseException:
+            os.close(fd)
+            raise
+        if ledger.cells[H_MAGIC] != MAGIC:
+            for cell in range(len(ledger.cells)):
+                ledger.cells[cell] = 0
+            ledger.cells[H_MAGIC] = MAGIC
         return ledger, fd
+
+    def living(self) -> list[int]:
+        """Rows of members that are still there, by pid and start time, and have not left."""
+        cells = self.cells
+        return [
+            row
+            for row in range(ROWS)
+            if cells[(at := self.row(row)) + PID]
+            and not cells[at + LEFT]
+            and identity.alive(cells[at + PID], cells[at + STARTED])
+        ]
 
     @staticmethod
     def row(index: int) -> int:

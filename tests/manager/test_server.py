@@ -69,7 +69,8 @@ def test_a_permit_put_back_goes_to_whoever_waits() -> None:
     want(taker, 1)
     until(lambda: holder.cells[L.H_HUNGRY] == 1)
     holder.cells[holder.at + L.HELD] = holder.cells[holder.at + L.IN_USE] = 0
-    holder.put_back()
+    holder.semaphore.give()
+    holder.channel.ring()
     until(taker.semaphore.take)
     assert (credit(holder), credit(taker)) == (0, 1)
     holder.leave()

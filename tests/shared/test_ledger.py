@@ -16,7 +16,7 @@ from mppool.shared.ledger import Ledger
 from tests.waiting import forked, until
 
 HEADER_CELLS = [value for name, value in vars(L).items() if name.startswith("H_")]
-MANAGERS_CELLS = [L.PID, L.STARTED, L.CREDIT, L.TARGET, L.LIMIT, L.KNOWN]
+MANAGERS_CELLS = [L.PID, L.STARTED, L.CREDIT, L.TARGET, L.LIMIT, L.KNOWN, L.TOKEN]
 MEMBERS_CELLS = [L.HELD, L.IN_USE, L.MOVING, L.CLOSING, L.WAITING, L.SINCE, L.WARM, L.COST]
 
 
@@ -42,7 +42,7 @@ def ledger(path: str) -> Iterator[Ledger]:
 
 
 def test_header_cells_are_apart_and_inside_the_header() -> None:
-    assert len(set(HEADER_CELLS)) == len(HEADER_CELLS) == 5
+    assert len(set(HEADER_CELLS)) == len(HEADER_CELLS) == 7
     assert all(0 <= cell < L.HEADER for cell in HEADER_CELLS)
 
 
