@@ -140,7 +140,9 @@ class Treasury:
         cells, at = self.ledger.cells, self.ledger.row(member)
         said, say = self._told[member], (account.credit, account.target, account.limit)
         self._told[member] = say
-        cells[at + L.CREDIT], cells[at + L.TARGET], cells[at + L.LIMIT] = say
+        # The credit last: who sees it raised must not see the old target beside it, take that for an order to come
+        # down, and turn away from the semaphore.
+        cells[at + L.LIMIT], cells[at + L.TARGET], cells[at + L.CREDIT] = account.limit, account.target, account.credit
         hungry = self.books.extra(account) > 0
         cells[at + L.KNOWN] = min(account.in_use + account.waiting, L.NEVER) if hungry else 0
         if said != say and _concerned(account, said):

@@ -337,7 +337,9 @@ class Agent:
         self._take(now)
         with pool.lock:
             wants = machine.to_open()
-            room = len(machine.slots) < cells[at + L.TARGET] or cells[at + L.TARGET] >= cells[at + L.CREDIT]
+            credit = cells[at + L.CREDIT]  # before the target: see Treasury._publish
+            target = cells[at + L.TARGET]
+            room = len(machine.slots) < target or target >= credit
             may = now >= self._retry_at and len(machine.opening) < OPEN_AT_ONCE
             self.listening = listening = wants > 0 and room and may
             ring = wants > 0 and machine.demand > cells[at + L.KNOWN] and machine.demand > cells[at + L.CREDIT]
