@@ -34,12 +34,14 @@ class Account:
         warm: connections the member would like to hold even if nobody waits.
         cost: seconds that opening a connection takes there.
         turn: when it was last granted a permit.
+        frozen: nobody speaks for it just now: all it has counts as used, and nothing is asked of it or given to it.
     """
 
     __slots__ = (
         "closing",
         "cost",
         "credit",
+        "frozen",
         "held",
         "in_use",
         "limit",
@@ -56,6 +58,7 @@ class Account:
         self.held = self.in_use = self.moving = self.closing = self.waiting = self.warm = 0
         self.since = self.cost = 0.0
         self.turn = now
+        self.frozen = False
 
     @property
     def unused(self) -> int:
@@ -116,6 +119,8 @@ class Books:
 
     def extra(self, account: Account) -> int:
         """Permits an account lacks to serve everybody who borrows or waits there."""
+        if account.frozen:
+            return 0
         return max(0, min(account.in_use + account.waiting, self.max_size) - account.credit)
 
     def plan(self, now: float) -> Plan:
@@ -159,7 +164,7 @@ class Books:
         granted: dict[int, int] = {}
         for member, account in sorted(self.accounts.items(), key=lambda item: item[1].credit):
             permits = min(free, min(account.warm, share) - account.credit)
-            if permits > 0:
+            if permits > 0 and not account.frozen:
                 granted[member] = permits
                 free -= permits
         self._book(plan, granted, now)
@@ -177,18 +182,20 @@ class Books:
         missing = plan.shortage
         # Permits that nobody uses cost nothing to move, and connections being closed will be such permits soon.
         for account in self.accounts.values():
+            if account.frozen:
+                continue
             needed = account.in_use + account.waiting
             missing -= self._release(
                 account, min(missing, account.credit - max(needed, account.held - account.closing))
             )
         # Idle connections: whoever has most of them.
         for account in sorted(self.accounts.values(), key=lambda each: -each.idle):
-            if missing and not account.waiting:
+            if missing and not account.waiting and not account.frozen:
                 missing -= self._release(account, min(missing, account.idle))
         if missing:  # so far nobody is pressed: only idle things were asked for
             self._share(plan, hungry, plan.shortage - missing, now)
         for member, account in self.accounts.items():
-            if account.target < account.credit and account.unused:
+            if account.target < account.credit and account.unused and not account.frozen:
                 plan.recalls.append((member, min(account.unused, account.credit - account.target)))
 
     @staticmethod
@@ -204,7 +211,11 @@ class Books:
         """
         takers = [(self.accounts[m].target, self.accounts[m].since, m, extra) for m, extra in hungry.items()]
         heapify(takers)
-        givers = [(-account.target, member) for member, account in self.accounts.items() if account.target]
+        givers = [
+            (-account.target, member)
+            for member, account in self.accounts.items()
+            if account.target and not account.frozen
+        ]
         heapify(givers)
         while takers and givers:
             has, since, taker, extra = heappop(takers)
@@ -230,7 +241,7 @@ class Books:
     def _take_turns(self, takers: list[int], plan: Plan, now: float) -> None:
         """More members than permits: whoever had its turn longest passes its permit on to who waits longest."""
         holders = sorted(
-            (account for account in self.accounts.values() if account.target),
+            (account for account in self.accounts.values() if account.target and not account.frozen),
             key=lambda account: account.turn_ends,
         )
         for _, account in zip(takers, holders, strict=False):

@@ -276,10 +276,15 @@ class Link:
         if self.socket is not None:
             sockets.shut_down(self.socket)
 
+    def live_socket(self) -> sockets.Descriptor | None:
+        """The connection's socket, if it is known and still open; its number may be somebody else's by now."""
+        return self.socket if self.socket is not None and sockets.is_open(self.socket) else None
+
     def attend(self) -> None:
         """From now on, keep what it takes to know when the server has ended its side; see `buried`."""
-        if self.twin is None and self.conn is not None and self.socket is not None and sockets.is_open(self.socket):
-            self.twin = sockets.Twin(self.socket)
+        socket = self.live_socket() if self.conn is not None and self.twin is None else None
+        if socket is not None:
+            self.twin = sockets.Twin(socket)
             core_module.process.twins.add(self.twin)
 
     def buried(self, timeout: float) -> bool:

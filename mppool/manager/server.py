@@ -18,6 +18,7 @@ import socket
 import sys
 import time
 
+from mppool.manager.orphans import Orphan, shared
 from mppool.manager.treasury import Treasury
 from mppool.shared import identity, messages, paths
 from mppool.shared import ledger as L
@@ -27,16 +28,17 @@ if TYPE_CHECKING:
     from typing import Any
 
 FIRST_MEMBER = 10.0  # seconds a new manager waits for whoever launched it, and a leaving one for who just came in
+ORPHANED = 60.0  # seconds that a server may go on with the statement of a member that ended, before its permit is free
 LOOK = 0.2  # seconds between looks at processes of whose end the kernel cannot tell us
 SOON = 0.05  # seconds until the next try to leave
-DESCRIPTORS = 3 * L.ROWS + 64  # a member costs a socket, a semaphore and a notice of its end
+DESCRIPTORS = 3 * L.ROWS + 64  # a member costs a socket, a semaphore and a notice of its end; a connection one more
 _LISTENER = 0  # the listening socket is our standard input
 
 
 class Guest:
     """A connection from a process of ours: a member, an owner, or somebody who asks."""
 
-    __slots__ = ("arrived", "channel", "member", "notice", "owner", "pid", "started")
+    __slots__ = ("arrived", "channel", "connections", "member", "notice", "owner", "pid", "started")
 
     def __init__(self, channel: messages.Channel | None, pid: int) -> None:
         self.channel = channel  # None: a member of the predecessor's that has not come yet
@@ -46,6 +48,7 @@ class Guest:
         self.member: int | None = None
         self.owner = False
         self.notice: int | None = None  # a descriptor that tells of the process's end
+        self.connections: dict[int, socket.socket] = {}  # to the database, by their inodes; none to SQLite
 
 
 class Manager:
@@ -68,6 +71,7 @@ class Manager:
         self._ledger = ledger
         self._treasury = Treasury(ledger, config["max_size"], self._ring)
         self._guests: set[Guest] = set()
+        self._orphans: set[Orphan] = set()
         self._members: dict[int, Guest] = {}
         self._selector = selectors.DefaultSelector()
         self._stopping = bool(living and ledger.cells[L.H_STOPPING])
@@ -87,9 +91,12 @@ class Manager:
         self._selector.register(self._listener, selectors.EVENT_READ, None)
         while True:
             for key, _ in self._selector.select(self._pause()):
-                guest: Guest | None = key.data
+                guest: Guest | Orphan | None = key.data
                 if guest is None:
                     self._accept()
+                elif isinstance(guest, Orphan):
+                    if guest in self._orphans and guest.listen():
+                        self._buried(guest)
                 elif guest not in self._guests:
                     continue  # it went a moment ago, in this very round
                 elif key.fd == guest.notice:
@@ -98,6 +105,9 @@ class Manager:
                     self._hear(guest)
             self._look()
             now = time.monotonic()
+            for orphan in [orphan for orphan in self._orphans if now >= orphan.give_up_at]:
+                os.write(2, b"a server still has a connection whose process ended %d s ago\n" % ORPHANED)
+                self._buried(orphan)
             if self._dirty or (self._again_at is not None and now >= self._again_at):
                 self._dirty = False
                 self._again_at = self._treasury.settle(now)
@@ -106,6 +116,7 @@ class Manager:
 
     def _pause(self) -> float | None:
         times = [at for at in (self._again_at, self._leave_at) if at is not None]
+        times += [orphan.give_up_at for orphan in self._orphans]
         if any(guest.notice is None for guest in self._guests):
             times.append(time.monotonic() + LOOK)
         return max(0.0, min(times) - time.monotonic()) if times else None
@@ -166,6 +177,8 @@ class Manager:
                 return
             for message in heard[0]:
                 self._answer(guest, message)
+            if guest.channel.fds and guest.channel.whole:
+                raise messages.Garbled("descriptors that nobody announced")
         except (ValueError, OSError, KeyError, TypeError):  # Garbled is a ValueError
             self._gone(guest)  # it does not speak our language, or does not listen
             return
@@ -179,11 +192,37 @@ class Manager:
         self._see_off(guest)
         if guest.member is not None:
             del self._members[guest.member]
-            self._treasury.leave(guest.member)
+            self._bury(guest, guest.member)
             self._dirty = True
         if self._full:
             self._full = False
             self._selector.register(self._listener, selectors.EVENT_READ, None)
+        self._consider_leaving()
+
+    def _bury(self, guest: Guest, member: int) -> None:
+        """A member has ended: its permits are free, but for those whose connections the server has not ended yet."""
+        orphans = []
+        for connection in guest.connections.values():
+            orphan = Orphan(connection, member, time.monotonic() + ORPHANED)
+            if orphan.listen():
+                orphan.close()
+            else:
+                orphans.append(orphan)
+        guest.connections.clear()
+        if not orphans:
+            self._treasury.leave(member)
+            return
+        self._treasury.bury(member, len(orphans))
+        for orphan in orphans:
+            self._orphans.add(orphan)
+            self._selector.register(orphan, selectors.EVENT_READ, orphan)
+
+    def _buried(self, orphan: Orphan) -> None:
+        self._orphans.remove(orphan)
+        self._selector.unregister(orphan)
+        orphan.close()
+        self._treasury.buried(orphan.member)
+        self._dirty = True
         self._consider_leaving()
 
     def _see_off(self, guest: Guest) -> None:
@@ -196,7 +235,7 @@ class Manager:
             os.close(guest.notice)
 
     def _consider_leaving(self) -> None:
-        needed = self._members or any(guest.owner for guest in self._guests)
+        needed = self._members or self._orphans or any(guest.owner for guest in self._guests)
         linger = 0.0 if self._stopping else self._config["linger"]
         self._leave_at = None if needed else time.monotonic() + linger
 
@@ -216,6 +255,17 @@ class Manager:
                 guest.channel.send(self._description(), [self._ledger_fd])
         elif verb == "describe":
             guest.channel.send(self._description(), [self._ledger_fd])
+        elif verb == "opened":
+            (fd,) = guest.channel.claim_fds(1)
+            connection = shared(fd)
+            if guest.member is None or len(guest.connections) >= self._config["max_size"]:
+                connection.close()
+                raise messages.Garbled("a connection out of place")
+            guest.connections[int(message["socket"])] = connection
+        elif verb == "closed":
+            gone = guest.connections.pop(int(message["socket"]), None)
+            if gone is not None:
+                gone.close()
         elif verb == "declare":
             self._declare(guest, message)
         elif verb == "stop":

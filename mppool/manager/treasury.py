@@ -42,7 +42,7 @@ class Treasury:
         holds, everything that was ever put on the account counts as used: nothing is granted on a guess."""
         credit = self.ledger.cells[self.ledger.row(row) + L.CREDIT]
         self.books.attach(row, now).credit = credit
-        self.undeclared.add(row)
+        self.awaits(row)
         self._told[row] = (0, 0, 0)
 
     def attach(self, pid: int, started: int, warm: int, now: float, token: int = 0) -> int | None:
@@ -79,18 +79,37 @@ class Treasury:
     def awaits(self, member: int) -> None:
         """This member will declare what it holds."""
         self.undeclared.add(member)
+        self.books.accounts[member].frozen = True
 
     def declare(self, member: int, held: int) -> None:
         """A member that came over from the predecessor holds so many permits, and has none unused."""
         self.undeclared.discard(member)
-        self.books.accounts[member].credit = held
+        account = self.books.accounts[member]
+        account.credit, account.frozen = held, False
         self._told[member] = (0, 0, 0)
+
+    def bury(self, member: int, connections: int) -> None:
+        """A member has ended, and its server has not yet ended so many of its connections: all else is free."""
+        account = self.books.accounts[member]
+        account.credit, account.frozen = min(account.credit, connections), True
+        self.undeclared.discard(member)
+        self._close(member)
+
+    def buried(self, member: int) -> None:
+        """One of them is gone."""
+        account = self.books.accounts[member]
+        account.credit -= 1
+        if account.credit <= 0:
+            self.leave(member)
 
     def leave(self, member: int) -> None:
         """Close an account: everything it had is free."""
         self.books.leave(member)
         self.undeclared.discard(member)
+        self._close(member)
         del self._told[member]
+
+    def _close(self, member: int) -> None:
         semaphore = self.semaphores.pop(member, None)
         if semaphore is not None:
             semaphore.close()
@@ -107,8 +126,8 @@ class Treasury:
             if not self._recall(plan):
                 break
         self.ledger.cells[L.H_HUNGRY] = plan.shortage
-        for member in self.books.accounts:
-            if member not in self.undeclared:
+        for member, account in self.books.accounts.items():
+            if not account.frozen:
                 self._publish(member)
         return plan.again_at
 
@@ -130,7 +149,7 @@ class Treasury:
             account.held, account.in_use, account.moving, account.closing = held, in_use, moving, closing
             account.waiting, account.warm = waiting, warm
             account.since, account.cost = since / 1e9, cost / 1e9
-            if member in self.undeclared:  # all of it in use, and nothing wanted, as far as one can know
+            if account.frozen:
                 account.held = account.in_use = account.credit
                 account.moving = account.closing = account.waiting = account.warm = 0
 

@@ -29,6 +29,7 @@ from mppool.process.member import Member
 from mppool.shared import ledger as L
 
 if TYPE_CHECKING:
+    from mppool.database.link import Link
     from mppool.process.local import LocalPool
 
 logger = logging.getLogger("mppool.pool")
@@ -144,6 +145,18 @@ class Agent:
     def join(self, timeout: float) -> None:
         self._thread.join(timeout)
 
+    def share(self, link: Link) -> None:
+        """Tell the manager of a connection that has been opened."""
+        member, socket = self._member, link.live_socket()
+        if member is not None and socket is not None and not self.lost:
+            member.opened(socket)
+
+    def unshare(self, link: Link) -> None:
+        """Tell the manager of a connection that is gone."""
+        member = self._member
+        if member is not None and link.socket is not None and not self.lost:
+            member.closed(link.socket)
+
     def put_back(self) -> bool:
         """A connection is closed: its permit is free for anybody; whether somebody wants it. Under the pool's lock, in
         one go with the machine's report: what is held and what lies on the semaphore never change apart."""
@@ -235,8 +248,11 @@ class Agent:
             self._member = member
             pool.seated(member.cells, member.at)
             held = len(pool.machine.slots)
+            links = [slot.link for slot in pool.machine.slots if slot.link is not None]
         if member.undeclared:
             member.declare(held)
+        for link in links:
+            self.share(link)
         self._selector.register(member.channel, selectors.EVENT_READ)
         if before is not None:
             before.abandon()

@@ -78,6 +78,21 @@ class Member:
         except OSError:
             pass  # it is gone again; so is what it knew
 
+    def opened(self, socket: tuple[int, int]) -> None:
+        """Share a connection's socket (descriptor, inode), so that the manager can tell when the server has ended it
+        should this process be killed."""
+        try:
+            self.channel.send({"do": "opened", "socket": socket[1]}, [socket[0]])
+        except OSError:
+            pass  # the manager is gone, or has too much to read: it does without
+
+    def closed(self, socket: tuple[int, int]) -> None:
+        """That connection is gone."""
+        try:
+            self.channel.send({"do": "closed", "socket": socket[1]})
+        except OSError:
+            pass
+
     def heard(self) -> bool:
         """Swallow what the manager sent (bells). False: the manager is gone."""
         try:

@@ -96,6 +96,7 @@ class Workshop:
             self.opened += 1
             self.cost = min(took, self.cost + COST_DRIFT * took) if self.cost else took
             pool.cells[pool.at + L.COST] = int(self.cost * 1e9)
+            pool.agent.share(link)
             action = pool.machine.opened(slot, link, now, expires)
             pool.publish()
             wake = pool.machine.to_open() > 0 or not pool.machine.opening or pool.cells[L.H_HUNGRY]
@@ -201,8 +202,8 @@ class Workshop:
                 pool.name,
                 BURIAL_PATIENCE,
             )
-        del link
         with pool.lock:
+            pool.agent.unshare(link)
             pool.machine.closed(slot)
             wanted = pool.agent.put_back()
             self.closed += 1

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 BELL = b"\n"
 LONGEST = 65_536  # bytes a line may have
 _PIECE = 4096  # bytes read at a time
-_MOST_FDS = 4  # that may be waiting to be claimed
+_MOST_FDS = 4  # that come in one piece
+_UNCLAIMED_FDS = 64  # that may be waiting to be claimed
 _CLOEXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 
 
@@ -42,6 +43,11 @@ class Channel:
 
     def fileno(self) -> int:
         return self.sock.fileno()
+
+    @property
+    def whole(self) -> bool:
+        """Whether nothing has come of a message whose rest is still to come."""
+        return not self._buffer
 
     def ring(self) -> None:
         """One bell. A full socket means that bells are waiting there already; a closed one will be noticed."""
@@ -108,7 +114,7 @@ class Channel:
         if not _CLOEXEC:
             for fd in fds:
                 os.set_inheritable(fd, False)
-        if len(self.fds) > _MOST_FDS:
+        if len(self.fds) > _UNCLAIMED_FDS:
             raise Garbled("more descriptors than anybody announces")
 
     def claim_fds(self, count: int) -> list[int]:
