@@ -42,13 +42,14 @@ class ThreadLease(Lease):
     def _wait(self) -> Slot:
         timeout, local = self._patience(), self._local
         waiter = ThreadWaiter(monotonic())
-        slot = local.line_up(waiter)
-        if slot is None:
-            try:
+        try:
+            slot = local.line_up(waiter)
+            if slot is None:
                 woken = waiter.wait(timeout)
-            except BaseException:  # Ctrl-C
-                local.forsake(waiter)
-                raise
+        except BaseException:  # Ctrl-C, perhaps when it had just lined up
+            local.forsake(waiter)
+            raise
+        if slot is None:
             slot = local.outcome(waiter, None if woken else timeout)
         return slot
 
