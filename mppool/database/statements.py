@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["Parsed", "build", "parse"]
 
 POSTGRESQL_LIMIT = 127  # beyond, the core numbers its placeholders wrongly
+_VARIANTS = 64  # texts of one statement that differ in what is a double
 _CACHED_LENGTH = 16_384  # longer statements are mostly generated, and seen once
 
 _NAME = (
@@ -132,7 +133,7 @@ class Parsed:
         unclear: on MySQL, it may leave one open unseen (a procedure) or turn autocommit off.
     """
 
-    __slots__ = ("_keyed", "count", "names", "pieces", "shield", "transaction", "unclear", "unique")
+    __slots__ = ("_doubled", "_keyed", "count", "names", "pieces", "shield", "transaction", "unclear", "unique")
 
     def __init__(
         self, pieces: list[str], transaction: bool | None, unclear: bool = False, shield: str | None = ""
@@ -144,6 +145,7 @@ class Parsed:
         self.transaction = transaction
         self.unclear = unclear
         self.shield = shield
+        self._doubled: dict[frozenset[str], str] = {}
         self._keyed: tuple[str, dict[str, str]] | None = None
 
     def keyed(self) -> tuple[str, dict[str, str]]:
@@ -152,6 +154,17 @@ class Parsed:
             keys = dict(zip(self.names, self.keys(len(self.names)), strict=True))
             self._keyed = self.with_marks([":" + keys[name] for name in self.pieces[1::2]]), keys
         return self._keyed
+
+    def doubled(self, names: frozenset[str]) -> str:
+        """The keyed text in which these are doubles: they are bound as decimals, which MySQL reads as text."""
+        text = self._doubled.get(names)
+        if text is None:
+            keys = self.keyed()[1]
+            marks = [f"(:{keys[name]}+0e0)" if name in names else ":" + keys[name] for name in self.pieces[1::2]]
+            if len(self._doubled) >= _VARIANTS:
+                self._doubled.clear()
+            text = self._doubled[names] = self.with_marks(marks)
+        return text
 
     def keys(self, count: int, more: str = "") -> list[str]:
         """Keys of equal length for so many placeholders, such as occur neither in the text nor in ``more``."""
@@ -306,6 +319,10 @@ def build(core: Core, provider: str, parsed: Parsed, sql: str, parameters: dict[
         return make(core, provider, f"{parsed.shield}{sql}" if parsed.shield else sql, None)
     check_names(provider, parsed, parameters)
     text, keys = parsed.keyed()
+    if provider == "mysql":
+        doubles = frozenset(name for name, value in parameters.items() if value.__class__ is float)
+        if doubles:
+            text = parsed.doubled(doubles)
     values = {keys[name]: convert(name, value, provider) for name, value in parameters.items()}
     return make(core, provider, text, values or None)
 

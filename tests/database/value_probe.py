@@ -240,9 +240,11 @@ def literal(value: Any, provider: str) -> str:
     if provider == "mysql" and isinstance(value, dt.date):
         moment = _utc(value).replace(tzinfo=None) if isinstance(value, dt.datetime) else value
         return f"TIMESTAMP'{moment.strftime('%Y').zfill(4)}{moment.strftime('-%m-%d %H:%M:%S.%f')}'"
-    if provider == "mysql" and isinstance(value, (float, Decimal)):
-        value = value or abs(value)  # the driver drops a zero's sign
-        return f"'{Decimal(repr(value)) if isinstance(value, float) else value:f}'"
+    if provider == "mysql" and isinstance(value, float):
+        text = repr(value or abs(value))  # the driver drops a zero's sign
+        return text if "e" in text else f"{text}e0"  # without an exponent it would be a decimal
+    if provider == "mysql" and isinstance(value, Decimal):
+        return f"'{value or abs(value):f}'"
     if isinstance(value, (bool, int, float, Decimal)):
         return str(value)
     if isinstance(value, (dict, list)):
