@@ -263,13 +263,12 @@ TABLE: dict[str, dict[str, dict[str, str]]] = {
         },
         "float": {
             "text": "LONGTEXT; JSON; CHAR(40); VARCHAR(300)",
-            "number, literal, error": "BOOLEAN; INT; BIGINT; DECIMAL(65,30); DECIMAL(10,2)",
+            "number, literal, error": "BOOLEAN; INT; BIGINT; DECIMAL(65,30); DECIMAL(10,2); YEAR",
             "equal, 32 bits, error": "FLOAT",
             "equal": "SELECT :v; DOUBLE",
             "bytes": "LONGBLOB",
             "unreadable, error": "DATE; DATETIME; DATETIME(6); TIMESTAMP(6)",
             "literal, unreadable, error": "TIME; TIME(6)",
-            "literal, error": "YEAR",
         },
         "Decimal": {
             "text": "SELECT :v; LONGTEXT; JSON",
