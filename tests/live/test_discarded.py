@@ -25,7 +25,7 @@ from tests.servers import run as ask
 
 KILLS = int(os.environ.get("MPPOOL_TEST_REPEAT", "40"))
 THREADS, PERMITS = 8, 5
-PATIENCE = 60.0 + KILLS / 5
+PATIENCE = 20.0 + KILLS / 5
 
 OWN = {"postgresql": "SELECT pg_backend_pid() AS a", "mysql": "SELECT connection_id() AS a"}
 SLOW = {"postgresql": "SELECT pg_sleep(0.01)::text AS a", "mysql": "SELECT SLEEP(0.01) AS a"}

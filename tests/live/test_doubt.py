@@ -28,7 +28,7 @@ from tests.servers import Judge
 EVENTS = int(os.environ.get("MPPOOL_TEST_REPEAT", "60"))
 SEED = os.environ.get("MPPOOL_TEST_SEED", "1")
 THREADS, TASKS, PERMITS = 6, 6, 6
-PATIENCE = 60.0 + EVENTS / 5
+PATIENCE = 20.0 + EVENTS / 5
 
 unique = itertools.count(1)
 

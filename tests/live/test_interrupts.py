@@ -23,7 +23,7 @@ from tests.waiting import forked, until
 INTERRUPTS = int(os.environ.get("MPPOOL_TEST_REPEAT", "40"))
 SEED = os.environ.get("MPPOOL_TEST_SEED", "1")
 PERMITS = 3
-PATIENCE = 60.0 + INTERRUPTS / 5
+PATIENCE = 20.0 + INTERRUPTS / 5
 
 SLOW = {
     "postgresql": "SELECT pg_sleep(0.003)::text AS a",
