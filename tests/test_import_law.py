@@ -17,12 +17,13 @@ PACKAGE = os.path.dirname(mppool.__file__)
 HOME = os.path.dirname(PACKAGE)
 
 OUTSIDE = {"cli", "top", "metrics", "integrations", "__main__"}  # they know what a user knows
-FOR_ALL = {"errors", "settings", "stats"}
+FOR_ALL = {"errors", "late", "settings", "stats"}
 
 #: What of ours each part may import. "manager.launcher" is a part of its own: it runs in members.
 OURS: dict[str, set[str]] = {
     "__init__": FOR_ALL | {"database", "process"},
     "errors": {"settings"},
+    "late": set(),
     "settings": set(),
     "stats": set(),
     "core": {"core"},
@@ -39,7 +40,7 @@ THEIRS: dict[str, set[str]] = {
     "errors": {"pygments (late)"},
     "shared": {"psutil (late)"},
     "manager.launcher": {"filelock (late)"},
-    "database": {"pysqlx_core", "pydantic", "pygments (late)", "psutil (late)"},
+    "database": {"pysqlx_core", "pydantic", "pydantic_core", "pygments (late)", "psutil (late)"},
     "integrations": {"* (late)"},
     "top": {"rich (late)"},
     "cli": {"rich (late)"},

@@ -103,6 +103,8 @@ class Books:
 
     @property
     def free(self) -> int:
+        """Permits on no account. Below zero only when members came over from another manager with more than there
+        are: it takes a folder that was deleted under a running budget."""
         return self.max_size - sum(account.credit for account in self.accounts.values())
 
     def attach(self, member: int, now: float) -> Account:
@@ -130,7 +132,7 @@ class Books:
         self._grant(plan, hungry, now)
         for account in self.accounts.values():
             account.target = account.limit = account.credit
-        plan.shortage = sum(hungry.values())
+        plan.shortage = sum(hungry.values()) + max(0, -self.free)
         if plan.shortage:
             self._call_back(plan, hungry, now)
         else:
@@ -143,7 +145,7 @@ class Books:
         line = [(self.accounts[member].credit, self.accounts[member].since, member) for member in hungry]
         heapify(line)
         granted: dict[int, int] = {}
-        while free and line:
+        while free > 0 and line:
             credit, since, member = line[0]
             granted[member] = granted.get(member, 0) + 1
             free -= 1
@@ -158,7 +160,7 @@ class Books:
     def _warm(self, plan: Plan, now: float) -> None:
         """Nobody waits: let members keep connections warm, each within its fair share."""
         free = self.free
-        if not free or not self.accounts:
+        if free <= 0 or not self.accounts:
             return
         share = max(1, self.max_size // len(self.accounts))
         granted: dict[int, int] = {}
@@ -192,7 +194,12 @@ class Books:
         for account in sorted(self.accounts.values(), key=lambda each: -each.idle):
             if missing and not account.waiting and not account.frozen:
                 missing -= self._release(account, min(missing, account.idle))
-        if missing:  # so far nobody is pressed: only idle things were asked for
+        # So far nobody is pressed: only idle things were asked for.
+        for _ in range(min(missing, -self.free)):
+            most = max((each for each in self.accounts.values() if not each.frozen), key=lambda each: each.target)
+            self._press(most)
+            missing -= 1
+        if missing:
             self._share(plan, hungry, plan.shortage - missing, now)
         for member, account in self.accounts.items():
             if account.target < account.credit and account.unused and not account.frozen:

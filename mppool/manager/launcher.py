@@ -15,6 +15,7 @@ import time
 from typing import Any
 
 from mppool import errors
+from mppool.late import late
 from mppool.shared import ledger as L
 from mppool.shared import messages, paths
 
@@ -56,18 +57,17 @@ def connect_or_launch(config: dict[str, Any]) -> socket.socket:
 
     Raises: ManagerUnavailableError.
     """
-    from filelock import FileLock, Timeout  # late: it costs more to import than all the rest here
-
+    filelock = late("filelock")  # it costs more to import than all the rest here
     name = config["name"]
     try:
         root = paths.make_root()
         sock = connect(name)
         if sock is not None:
             return sock
-        with FileLock(os.path.join(root, paths.LOCK), timeout=LAUNCH_TIMEOUT, mode=0o600):
+        with filelock.FileLock(os.path.join(root, paths.LOCK), timeout=LAUNCH_TIMEOUT, mode=0o600):
             sock = connect(name)
             return sock if sock is not None else _launch(config)
-    except Timeout:
+    except filelock.Timeout:
         text = f"budget {name!r}: another process has been launching a manager for {LAUNCH_TIMEOUT} s"
         raise errors.ManagerUnavailableError(text) from None
     except OSError as error:
@@ -113,8 +113,7 @@ def _inheritance(folder: str) -> tuple[int, int] | None:
 
 
 def _start(config: dict[str, Any], folder: str) -> socket.socket:
-    import subprocess
-
+    subprocess = late("subprocess")
     socket_path = os.path.join(folder, paths.SOCKET)
     if os.path.lexists(socket_path):
         os.unlink(socket_path)  # of a manager that was killed

@@ -84,13 +84,25 @@ class Manager:
         for row in living:
             self._inherit(row)
 
+    def _at_home(self) -> bool:
+        """Whether newcomers still find us: somebody may have deleted the folder. Then we step down; the members launch
+        a successor in a new one, or join a newcomer's, and declare what they hold."""
+        try:
+            return os.stat(os.path.join(self._folder, paths.SOCKET)).st_ino == self._home
+        except OSError:
+            return False
+
     def run(self) -> None:
         self._ledger.cells[L.H_STARTED] = identity.started(os.getpid())
         self._ledger.cells[L.H_MANAGER] = os.getpid()
         self._listener.setblocking(False)
         self._selector.register(self._listener, selectors.EVENT_READ, None)
+        self._home = os.stat(os.path.join(self._folder, paths.SOCKET)).st_ino
         while True:
-            for key, _ in self._selector.select(self._pause()):
+            events = self._selector.select(self._pause())
+            if not self._at_home():
+                return
+            for key, _ in events:
                 guest: Guest | Orphan | None = key.data
                 if guest is None:
                     self._accept()

@@ -16,7 +16,6 @@ import random
 import secrets
 import selectors
 import threading
-from importlib import import_module
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -25,6 +24,7 @@ from mppool.core.backoff import Backoff
 from mppool.core.pool import Waiter
 from mppool.database.parking import OURS
 from mppool.database.verdicts import is_permanent
+from mppool.late import late
 from mppool.process.member import Member
 from mppool.shared import ledger as L
 
@@ -260,7 +260,7 @@ class Agent:
     def _serve(self) -> None:
         machine = self._pool.machine
         self._reconcile(monotonic())
-        import_module("mppool.database.rows")  # pydantic, which the first row needs: now, beside the first connect
+        late("mppool.database.rows")  # pydantic, which the first row needs: now, beside the first connect
         while True:
             self._alarm.hush()
             if self.lost:

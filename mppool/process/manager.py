@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from importlib import import_module
 from typing import Any
 
 from mppool import errors
+from mppool.late import late
 from mppool.manager import launcher
 from mppool.process import registry
 from mppool.process.async_pool import PySQLXEnginePool
@@ -84,7 +84,7 @@ class PoolManager:
             _, channel = launcher.enter(launch_config(budget, self._name), request)
             self._open_ledger(channel)
             self._channel, self._stopped = channel, False
-        import_module("mppool.database.rows")  # pydantic, which every child would import for its first row
+        late("mppool.database.rows")  # pydantic, which every child would import for its first row
 
     def stop(self) -> None:
         """End the budget: stop this process's handles, admit no new member. The manager leaves with the last one.

@@ -219,18 +219,20 @@ def test_it_goes_after_its_members_not_with_them(number: signal.Signals) -> None
     member.leave()
 
 
-def test_a_deleted_folder_stops_nothing(monkeypatch: pytest.MonkeyPatch, runtime_folder: str) -> None:
+def test_a_manager_whose_folder_was_deleted_steps_down(monkeypatch: pytest.MonkeyPatch, runtime_folder: str) -> None:
+    """Newcomers cannot find it any more: they would launch a second one beside it."""
     root = os.path.join(runtime_folder, "root")
     monkeypatch.setenv("MPPOOL_RUNTIME_DIR", root)
     member = sit()
     pid = manager_of(member)
     log = os.open(os.path.join(root, NAME, paths.LOG), os.O_RDONLY)
     shutil.rmtree(root)
-    get(member, 4)
-    member.leave()
+    member.channel.ring()
     gone(pid)
+    until(lambda: not member.heard())
     assert os.read(log, 1000) == b""
     os.close(log)
+    member.abandon()
 
 
 # -- asleep --------------------------------------------------------------------------------------------------
