@@ -322,7 +322,7 @@ class Manager:
         warm = min(max(0, int(message["warm"])), self._config["max_size"])
         full = f"it has {len(self._members)} members already"
         try:
-            row = self._treasury.attach(guest.pid, guest.started, warm, now, int(message.get("token") or 0))
+            row = self._treasury.attach(guest.pid, guest.started, warm, now, int(message.get("token") or 0) % L.NEVER)
         except OSError as error:
             row, full = None, f"{full}, and {error.strerror}"
         if row is None:
