@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from mppool import errors
-from mppool.database import binding, sqllog, statements
+from mppool.database import binding, columns, sqllog, statements
 from mppool.database.link import Link
 from mppool.settings import LOG_CONFIG
 
@@ -48,8 +48,9 @@ async def query(link: Link, sql: str, parameters: dict[str, Any] | None, model: 
     response = await run(link, "query_typed", sql, parameters)
     if not len(response):
         return []
-    types = link.read(response.get_types)
-    return _rows().all_rows(types, link.read(response.get_all), model)  # type: ignore[no-any-return]
+    types, rows = link.read(response.get_types), link.read(response.get_all)
+    del response  # now, so that its memory serves the rows
+    return _rows().all_rows(types, rows, model, columns.selected(link.provider, sql))  # type: ignore[no-any-return]
 
 
 async def query_first(link: Link, sql: str, parameters: dict[str, Any] | None, model: Any) -> Any:
@@ -59,19 +60,23 @@ async def query_first(link: Link, sql: str, parameters: dict[str, Any] | None, m
     if not len(response):
         return None
     types = link.read(response.get_types)
-    return _rows().first_row(types, link.read(response.get_first), model)
+    return _rows().first_row(types, link.read(response.get_first), model, columns.selected(link.provider, sql))
 
 
 async def query_as_dict(link: Link, sql: str, parameters: dict[str, Any] | None) -> list[dict[str, Any]]:
     # query_all would convert the rows on a worker thread, with the interpreter's lock
     response = await run(link, "query_typed", sql, parameters)
-    return link.read(response.get_all)
+    rows = link.read(response.get_all)
+    del response
+    return columns.in_order(columns.selected(link.provider, sql), rows)
 
 
 async def query_first_as_dict(link: Link, sql: str, parameters: dict[str, Any] | None) -> dict[str, Any] | None:
     # query_one would convert all rows to return one
     response = await run(link, "query_typed", sql, parameters)
-    return link.read(response.get_first) if len(response) else None
+    if not len(response):
+        return None
+    return columns.in_order(columns.selected(link.provider, sql), [link.read(response.get_first)])[0]
 
 
 async def execute(link: Link, sql: str, parameters: dict[str, Any] | None) -> int:

@@ -18,7 +18,7 @@ from rich.table import Table
 
 from scripts.benchmarks.contract import Benchmark, Results, Setting, Skip, find_postgres
 
-NAMES = ("seed", "borrow", "burst", "skew", "parallel", "reclaim", "handover", "start")
+NAMES = ("seed", "borrow", "query", "burst", "skew", "parallel", "reclaim", "handover", "start")
 PACKAGES = ("mppool", "pysqlx-core", "pysqlx-engine", "psycopg", "psycopg-pool", "sqlalchemy")
 
 
@@ -87,16 +87,16 @@ def shown(value: float) -> str:
 
 def table(benchmark: Benchmark, results: Results, rounds: int) -> Table:
     """Medians and their range; in brackets, how many times the first peer's value it is."""
-    report = Table(title=f"{benchmark.name}: {benchmark.what}; median of {rounds}", title_justify="left")
-    report.add_column("")
+    head = [""]
     for metric, unit in benchmark.units.items():
         arrow = "↑" if metric in benchmark.more_is_better else ""
-        report.add_column(f"{metric} [bright_black]{unit}{arrow}[/]", justify="right")
+        head.append(f"{metric} [bright_black]{unit}{arrow}[/]")
+    lines = []
     first = next(iter(benchmark.peers))
     for peer in benchmark.peers:
         if peer not in results.samples:
             if peer in results.notes:
-                report.add_row(peer, f"[yellow]{results.notes[peer]}", *[""] * (len(benchmark.units) - 1))
+                lines.append([peer, f"[yellow]{results.notes[peer]}", *[""] * (len(benchmark.units) - 1)])
             continue
         cells = []
         for metric in benchmark.units:
@@ -111,7 +111,15 @@ def table(benchmark: Benchmark, results: Results, rounds: int) -> Table:
                 spread = f" [bright_black]{shown(min(numbers))}–{shown(max(numbers))}[/]" if len(numbers) > 1 else ""
                 ratio = f" [cyan]({median / ours:.2f} ×)[/]" if benchmark.compare and peer != first and ours else ""
                 cells.append(f"{shown(median)}{ratio}{spread}")
-        report.add_row(peer, *cells)
+        lines.append([peer, *cells])
+    if benchmark.tall:
+        head, *lines = (list(line) for line in zip(head, *lines, strict=True))
+    report = Table(title=f"{benchmark.name}: {benchmark.what}; median of {rounds}", title_justify="left")
+    report.add_column(head[0])
+    for title in head[1:]:
+        report.add_column(title, justify="right")
+    for line in lines:
+        report.add_row(*line)
     return report
 
 

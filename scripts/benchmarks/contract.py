@@ -54,6 +54,7 @@ class Benchmark:
         timeout: seconds for one measurement.
         more_is_better: metrics where a greater value is better.
         compare: whether "times the first" says something.
+        tall: a line for each metric and a column for each peer, for many metrics.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Benchmark:
     timeout: float = 60.0
     more_is_better: frozenset[str] = frozenset()
     compare: bool = True
+    tall: bool = False
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -38,11 +39,14 @@ def test_the_table_compares_with_the_first() -> None:
     for value in (1.0, 2.0, 3.0):
         results.add("ours", {"m": value})
         results.add("theirs", {"m": 2 * value})
-    console = Console(width=140, record=True, file=io.StringIO())
-    console.print(table(benchmark, results, 3))
-    text = console.export_text()
-    assert "4.00 (2.00 ×) 2.00–6.00" in text
-    assert "skipped: not installed" in text
+    for tall in (False, True):
+        console = Console(width=140, record=True, file=io.StringIO())
+        console.print(table(replace(benchmark, tall=tall), results, 3))
+        text = console.export_text()
+        assert "4.00 (2.00 ×) 2.00–6.00" in text
+        assert "skipped: not installed" in text
+        line = next(line for line in text.splitlines() if "ours" in line)
+        assert ("theirs" in line) == tall
 
 
 def test_three_digits_are_shown() -> None:
