@@ -16,6 +16,7 @@ from mppool.process.handle import Handle, own_name
 from mppool.process.member import launch_config
 from mppool.process.sync_pool import PySQLXEnginePoolSync
 from mppool.settings import BudgetSettings, PoolSettings, check_name
+from mppool.shared import identity
 from mppool.shared import ledger as L
 from mppool.shared.messages import Channel
 from mppool.stats import BudgetStats, MemberStats
@@ -79,11 +80,8 @@ class PoolManager:
         with self._lock:
             if self._channel is not None:
                 raise errors.PoolAlreadyStartedError(f"manager {self._name!r} is started already")
-            budget = self._budget
-            request = {"do": "own", "database": budget.database.key, "max_size": budget.max_size}
-            _, channel = launcher.enter(launch_config(budget, self._name), request)
-            self._open_ledger(channel)
-            self._channel, self._stopped = channel, False
+            self._own()
+            self._stopped = False
         late("mppool.database.rows")  # pydantic, which every child would import for its first row
 
     def stop(self) -> None:
@@ -94,24 +92,47 @@ class PoolManager:
         Raises: PoolAlreadyClosedError.
         """
         with self._lock:
-            channel = None if self._stopped else self._channel or self._call()
-            if channel is None:
+            if self._stopped or not self._tell_to_stop():
                 raise errors.PoolAlreadyClosedError(f"manager {self._name!r} is not running")
             self._stopped = True
             handles = list(self._handles)
-            try:
-                channel.send({"do": "stop"})
-            except OSError:
-                pass  # it is gone already
         for handle in handles:
             handle._discard()
         with self._lock:
-            channel.close()
+            if self._channel is not None:
+                self._channel.close()
             self._channel = self._ledger = None
 
-    def _call(self) -> Channel | None:
-        sock = launcher.connect(self._name)
-        return None if sock is None else Channel(sock)
+    def _own(self) -> None:
+        """Find or launch the manager and be its owner. Under the lock."""
+        budget = self._budget
+        request = {"do": "own", "database": budget.database.key, "max_size": budget.max_size}
+        _, channel = launcher.enter(launch_config(budget, self._name), request)
+        if self._channel is not None:
+            self._channel.close()
+        self._channel = channel
+        self._open_ledger(channel)
+
+    def _tell_to_stop(self) -> bool:
+        """Tell the manager that runs now, which may be the successor of the one we knew. False: there is none. Under
+        the lock."""
+        while True:
+            sock = launcher.connect(self._name) if self._channel is None else self._channel.sock
+            if sock is None:
+                return False
+            try:
+                _, channel = launcher.ask(sock, {"do": "stop"}, self._name)
+            except ConnectionResetError:  # it was killed
+                if self._channel is None:
+                    continue
+                try:
+                    self._own()
+                except errors.PoolError:
+                    return True  # stopped already; or there is none to be had, and so nothing to stop
+                continue
+            if self._channel is None:
+                channel.close()
+            return True
 
     def __enter__(self) -> PoolManager:
         self.start()
@@ -198,15 +219,30 @@ class PoolManager:
 
     def _read(self) -> L.Ledger:
         with self._lock:
-            if self._ledger is None:
-                sock = launcher.connect(self._name)
-                if sock is None:
-                    raise errors.ManagerUnavailableError(f"budget {self._name!r} is not running: call start()")
-                _, channel = launcher.ask(sock, {"do": "describe"}, self._name)
-                self._open_ledger(channel)
-                channel.close()
+            ledger = self._ledger
+            if ledger is None or not identity.alive(ledger.cells[L.H_MANAGER], ledger.cells[L.H_STARTED]):
+                try:
+                    self._look_up()
+                except errors.ManagerUnavailableError:
+                    if ledger is None or not ledger.living():
+                        raise  # else its members go on, and what they publish there is still true
             assert self._ledger is not None
             return self._ledger
+
+    def _look_up(self) -> None:
+        """Read the ledger of the manager that runs now; an owner launches one if there is none. Under the lock."""
+        if self._channel is not None:
+            self._own()
+            return
+        sock = launcher.connect(self._name)
+        if sock is None:
+            raise errors.ManagerUnavailableError(f"budget {self._name!r} is not running: call start()")
+        try:
+            _, channel = launcher.ask(sock, {"do": "describe"}, self._name)
+        except ConnectionResetError as error:
+            raise errors.ManagerUnavailableError(f"budget {self._name!r} has just ended") from error
+        self._open_ledger(channel)
+        channel.close()
 
     def _open_ledger(self, channel: Channel) -> None:
         (fd,) = channel.claim_fds(1)
