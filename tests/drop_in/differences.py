@@ -255,10 +255,10 @@ DIFFERENCES = [
         "as for any other value that is no level",
     ),
     Difference(
-        ("row: order of columns, rows",),
+        ("row: order of columns, rows", "row: order of columns, dicts"),
         "columns of a row",
         "in another order each time",
-        "always in the same order",
+        "in the order of the SELECT; alphabetical where that cannot be told (`*`)",
         "`repr`, `model_dump()` repeat",
     ),
     Difference(
