@@ -157,7 +157,8 @@ class Link:
         if is_panic(error):
             return self._panicked(error)
         self.unanswered = True
-        self.hang_up()
+        if not self._closes_before_rollback():
+            self.hang_up()
         return None
 
     def _panicked(self, error: BaseException) -> errors.QueryError:
@@ -174,6 +175,11 @@ class Link:
                 self.doubtful = True
                 raise self._panicked(error) from None
             raise
+
+    def _closes_before_rollback(self) -> bool:
+        """Would the server close the conversation first and only then roll back, and count until that is done? MySQL
+        does, for as long as the transaction was: it must be told to roll back before it sees an end."""
+        return self.provider == "mysql" and (self.in_transaction or self.unclear)
 
     async def answers(self) -> bool:
         """Does the database answer? Waits behind whatever still runs on the connection."""
@@ -253,13 +259,24 @@ class Link:
 
         Calls on one connection are served in turn, so a trivial one comes back only after those before it.
         """
-        if self.conn is None or not (self.busy or self.doubtful):
+        if self.conn is None or not (self.busy or self.doubtful or self._closes_before_rollback()):
             return True
         try:
-            drive(self.answers(), timeout)
+            drive(self._last_words(), timeout)
         except TimeoutError:
             return False
         return True
+
+    async def _last_words(self) -> None:
+        # Twice: MySQL's driver prepares and executes in two turns, and another's call may come between them. A rollback
+        # there would leave the statement to be committed by itself.
+        if not (await self.answers() and await self.answers() and self._closes_before_rollback()):
+            return
+        statement = self.core.Statement(provider=self.provider, sql="ROLLBACK", params=None)
+        try:
+            await self.conn.raw_cmd(statement)
+        except self.core.Error:
+            pass  # it is dead: nothing more can be said
 
     def hang_up(self) -> None:
         """Tell the server that nobody waits for an answer any more; it may go on with the statement all the same.

@@ -9,19 +9,56 @@ database.
 
 from __future__ import annotations
 
+import select
 import socket
 
-__all__ = ["Orphan", "shared"]
+__all__ = ["Orphan", "Shared"]
 
+_ENDED = getattr(select, "POLLRDHUP", 0)  # where there is none, a connection is thrown out once both sides have ended
 _PIECE = 65_536  # bytes thrown away at a time
 _PIECES = 16  # in a row, before others get their turn
 
 
-def shared(fd: int) -> socket.socket:
-    """A member's connection, by its descriptor; closing it closes only ours."""
-    connection = socket.socket(fileno=fd)
-    connection.setblocking(False)
-    return connection
+class Shared:
+    """A member's connections. Nobody tells when one is closed: the server ends its side then, and it is thrown out when
+    there are many.
+
+    Args:
+        usual: as many as there may be before somebody looks.
+    """
+
+    __slots__ = ("_connections", "_look_at", "_usual")
+
+    def __init__(self, usual: int) -> None:
+        self._connections: list[socket.socket] = []
+        self._usual = self._look_at = usual
+
+    def add(self, fd: int) -> None:
+        connection = socket.socket(fileno=fd)
+        connection.setblocking(False)
+        self._connections.append(connection)
+        if len(self._connections) > self._look_at:
+            self.prune()
+            self._look_at = max(self._usual, 2 * len(self._connections))
+
+    def prune(self) -> None:
+        """Let go of those that the server has ended. What it said before is the member's to read."""
+        ended = set()
+        poll = select.poll()
+        for connection in self._connections:
+            poll.register(connection, _ENDED)
+        for fd, _ in poll.poll(0):
+            ended.add(fd)
+        for connection in self._connections:
+            if connection.fileno() in ended:
+                connection.close()
+        self._connections = [connection for connection in self._connections if connection.fileno() >= 0]
+
+    def leave(self) -> list[socket.socket]:
+        """The member has ended: these connections of its may still count on the server."""
+        self.prune()
+        left, self._connections = self._connections, []
+        return left
 
 
 class Orphan:

@@ -18,7 +18,7 @@ import socket
 import sys
 import time
 
-from mppool.manager.orphans import Orphan, shared
+from mppool.manager.orphans import Orphan, Shared
 from mppool.manager.treasury import Treasury
 from mppool.shared import identity, messages, paths
 from mppool.shared import ledger as L
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 FIRST_MEMBER = 10.0  # seconds a new manager waits for whoever launched it, and a leaving one for who just came in
 ORPHANED = 60.0  # seconds that a server may go on with the statement of a member that ended, before its permit is free
+KEPT = 16  # connections of a member that are kept before those that have ended are looked for
 LOOK = 0.2  # seconds between looks at processes of whose end the kernel cannot tell us
 SOON = 0.05  # seconds until the next try to leave
 DESCRIPTORS = 3 * L.ROWS + 64  # a member costs a socket, a semaphore and a notice of its end; a connection one more
@@ -48,7 +49,7 @@ class Guest:
         self.member: int | None = None
         self.owner = False
         self.notice: int | None = None  # a descriptor that tells of the process's end
-        self.connections: dict[int, socket.socket] = {}  # to the database, by their inodes; none to SQLite
+        self.connections = Shared(KEPT)  # to the database; none to SQLite
 
 
 class Manager:
@@ -214,13 +215,12 @@ class Manager:
     def _bury(self, guest: Guest, member: int) -> None:
         """A member has ended: its permits are free, but for those whose connections the server has not ended yet."""
         orphans = []
-        for connection in guest.connections.values():
+        for connection in guest.connections.leave():
             orphan = Orphan(connection, member, time.monotonic() + ORPHANED)
             if orphan.listen():
                 orphan.close()
             else:
                 orphans.append(orphan)
-        guest.connections.clear()
         if not orphans:
             self._treasury.leave(member)
             return
@@ -268,16 +268,9 @@ class Manager:
         elif verb == "describe":
             guest.channel.send(self._description(), [self._ledger_fd])
         elif verb == "opened":
-            (fd,) = guest.channel.claim_fds(1)
-            connection = shared(fd)
-            if guest.member is None or len(guest.connections) >= self._config["max_size"]:
-                connection.close()
-                raise messages.Garbled("a connection out of place")
-            guest.connections[int(message["socket"])] = connection
-        elif verb == "closed":
-            gone = guest.connections.pop(int(message["socket"]), None)
-            if gone is not None:
-                gone.close()
+            if guest.member is None:
+                raise messages.Garbled("a connection of nobody's")
+            guest.connections.add(*guest.channel.claim_fds(1))
         elif verb == "declare":
             self._declare(guest, message)
         elif verb == "stop":

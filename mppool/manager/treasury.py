@@ -86,6 +86,7 @@ class Treasury:
         self.undeclared.discard(member)
         account = self.books.accounts[member]
         account.credit, account.frozen = held, False
+        self.ledger.cells[self.ledger.row(member) + L.CREDIT] = held  # before what it frees is granted to anybody
         self._told[member] = (0, 0, 0)
 
     def bury(self, member: int, connections: int) -> None:

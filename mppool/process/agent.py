@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("mppool.pool")
 
 OPEN_AT_ONCE = 16  # connections one process opens at a time
+SHARE_AGAIN = 0.01  # seconds until the manager is told again of a connection, when it was behind with its reading
 SEEK_AGAIN = (0.2, 10.0)  # seconds between tries to get a new manager, at first and at most
 
 
@@ -91,6 +92,7 @@ class Agent:
         self._seek_at: float | None = None  # when to look for a new manager again
         self._found: Member | None = None  # a seat with the new one, not yet taken
         self.lost = False  # there is no manager just now
+        self._unshared: list[Link] = []  # connections of which the manager is still to be told
         self._thread = threading.Thread(target=self._run, name=f"{OURS}agent-{pool.name}", daemon=True)
         self._backoff = Backoff(0.05, 2.0)
         self._retry_at = 0.0
@@ -145,17 +147,14 @@ class Agent:
     def join(self, timeout: float) -> None:
         self._thread.join(timeout)
 
-    def share(self, link: Link) -> None:
-        """Tell the manager of a connection that has been opened."""
+    def share(self, link: Link) -> bool:
+        """Tell the manager of a connection that has been opened. Under the pool's lock. False: not yet, it has too much
+        to read."""
         member, socket = self._member, link.live_socket()
-        if member is not None and socket is not None and not self.lost:
-            member.opened(socket)
-
-    def unshare(self, link: Link) -> None:
-        """Tell the manager of a connection that is gone."""
-        member = self._member
-        if member is not None and link.socket is not None and not self.lost:
-            member.closed(link.socket)
+        if member is not None and socket is not None and not self.lost and not member.opened(socket[0]):
+            self._unshared.append(link)
+            return False
+        return True
 
     def put_back(self) -> bool:
         """A connection is closed: its permit is free for anybody; whether somebody wants it. Under the pool's lock, in
@@ -247,12 +246,9 @@ class Agent:
                 pass
             self._member = member
             pool.seated(member.cells, member.at)
-            held = len(pool.machine.slots)
-            links = [slot.link for slot in pool.machine.slots if slot.link is not None]
-        if member.undeclared:
-            member.declare(held)
-        for link in links:
-            self.share(link)
+            if member.undeclared:
+                member.declare(len(pool.machine.slots))
+            self._unshared = [slot.link for slot in pool.machine.slots if slot.link is not None]
         self._selector.register(member.channel, selectors.EVENT_READ)
         if before is not None:
             before.abandon()
@@ -365,6 +361,9 @@ class Agent:
                 self._starting = []
                 machine.min_size = cells[at + L.WARM] = pool.settings.min_size
             pause = self._sleep(now, wants)
+            unshared, self._unshared = self._unshared, []
+            for link in unshared:
+                self.share(link)
         for waiter in warm:
             waiter.wake()
         if ring:
@@ -412,6 +411,8 @@ class Agent:
             times.append(self._retry_at)
         if self._seek_at is not None:
             times.append(self._seek_at)
+        if self._unshared:
+            times.append(now + SHARE_AGAIN)
         if machine.idle and (cells[L.H_HUNGRY] or cells[at + L.TARGET] < cells[at + L.CREDIT]):
             ripening = [slot.idle_since + pool.workshop.cost for slot in machine.idle]
             times.extend(at for at in ripening if at > now)

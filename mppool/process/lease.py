@@ -41,7 +41,12 @@ class Lease:
         return face
 
     def _give_back(self) -> None:
-        slot = self._slot
-        slot.face._take_back()
-        slot.face = None
-        self._local.give_back(slot)
+        slot, local = self._slot, self._local
+        try:
+            slot.face._take_back()
+            slot.face = None
+            local.give_back(slot)
+        except BaseException:  # Ctrl-C, most likely while another thread had the lock
+            if slot in local.machine.borrowed:
+                local.give_back(slot)
+            raise

@@ -78,20 +78,16 @@ class Member:
         except OSError:
             pass  # it is gone again; so is what it knew
 
-    def opened(self, socket: tuple[int, int]) -> None:
-        """Share a connection's socket (descriptor, inode), so that the manager can tell when the server has ended it
-        should this process be killed."""
+    def opened(self, descriptor: int) -> bool:
+        """Share a connection's socket, so that the manager can tell when the server has ended it should this process be
+        killed. False: the manager has too much to read just now."""
         try:
-            self.channel.send({"do": "opened", "socket": socket[1]}, [socket[0]])
+            self.channel.send({"do": "opened"}, [descriptor])
+        except BlockingIOError:
+            return False
         except OSError:
-            pass  # the manager is gone, or has too much to read: it does without
-
-    def closed(self, socket: tuple[int, int]) -> None:
-        """That connection is gone."""
-        try:
-            self.channel.send({"do": "closed", "socket": socket[1]})
-        except OSError:
-            pass
+            pass  # it is gone
+        return True
 
     def heard(self) -> bool:
         """Swallow what the manager sent (bells). False: the manager is gone."""

@@ -36,8 +36,15 @@ class ThreadLease(Lease):
     __slots__ = ()
 
     def __enter__(self) -> PySQLXEngineSync:
-        face: PySQLXEngineSync = self._lend(self._at_once() or self._wait(), PySQLXEngineSync)
-        return face
+        slot = None
+        try:
+            slot = self._at_once() or self._wait()
+            face: PySQLXEngineSync = self._lend(slot, PySQLXEngineSync)
+            return face
+        except BaseException:  # Ctrl-C: nobody will leave the block
+            if slot is not None:
+                self._local.give_back(slot)
+            raise
 
     def _wait(self) -> Slot:
         timeout, local = self._patience(), self._local

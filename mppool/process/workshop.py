@@ -96,10 +96,10 @@ class Workshop:
             self.opened += 1
             self.cost = min(took, self.cost + COST_DRIFT * took) if self.cost else took
             pool.cells[pool.at + L.COST] = int(self.cost * 1e9)
-            pool.agent.share(link)
+            shared = pool.agent.share(link)
             action = pool.machine.opened(slot, link, now, expires)
             pool.publish()
-            wake = pool.machine.to_open() > 0 or not pool.machine.opening or pool.cells[L.H_HUNGRY]
+            wake = not shared or pool.machine.to_open() > 0 or not pool.machine.opening or pool.cells[L.H_HUNGRY]
         pool.agent.connect_succeeded()
         if action is not None:
             pool.act(action)
@@ -203,7 +203,6 @@ class Workshop:
                 BURIAL_PATIENCE,
             )
         with pool.lock:
-            pool.agent.unshare(link)
             pool.machine.closed(slot)
             wanted = pool.agent.put_back()
             self.closed += 1

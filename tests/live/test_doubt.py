@@ -270,7 +270,6 @@ def test_whoever_borrows_after_a_call_given_up_is_none_the_wiser(provider: str, 
     assert seen is None or seen.peak <= PERMITS
 
 
-@pytest.mark.xfail(strict=True, reason="MariaDB hangs up before it rolls back, and the pool takes that for the end")
 @pytest.mark.parametrize("how", ["timeout", "close"])
 def test_a_long_rollback_is_over_before_its_place_is_taken(how: str, mysql_uri: str, mysql_judge: Judge) -> None:
     many = (
