@@ -11,6 +11,7 @@ from typing import Any
 from mppool import errors
 from mppool.database import binding, columns, sqllog, statements
 from mppool.database.link import Link
+from mppool.late import late
 from mppool.settings import LOG_CONFIG
 
 __all__ = ["execute", "query", "query_as_dict", "query_first", "query_first_as_dict", "raw_cmd", "run"]
@@ -101,7 +102,5 @@ def _rows() -> Any:
     """The module `rows`, and pydantic with it, on the first row."""
     global _rows_module
     if _rows_module is None:
-        from mppool.database import rows
-
-        _rows_module = rows
+        _rows_module = late("mppool.database.rows")
     return _rows_module
