@@ -196,7 +196,9 @@ class Books:
                 missing -= self._release(account, min(missing, account.idle))
         # So far nobody is pressed: only idle things were asked for.
         for _ in range(min(missing, -self.free)):
-            most = max((each for each in self.accounts.values() if not each.frozen), key=lambda each: each.target)
+            most = max(self.accounts.values(), key=lambda each: 0 if each.frozen else each.target)
+            if most.frozen or not most.target:
+                break  # who has more than there is has not come over yet
             self._press(most)
             missing -= 1
         if missing:
