@@ -10,7 +10,9 @@ operating system (6 ms and 7 MiB once a process). A new one is loaded when there
 - this process may be forked from one that had loaded its own: the worker threads did not survive the fork, and a
   call would wait for them for ever;
 - our copy may have too few worker threads: SQLite runs *on* them, and as many busy-waiting writers as workers
-  would starve the one that holds the lock. The number is fixed when a runtime starts;
+  would starve the one that holds the lock. The number is fixed when a runtime starts. But as long as anything of
+  SQLite's is open in this process, it stays with its copy: a file's locks are the process's, so two copies of SQLite
+  would not see each other's, and both would write;
 - certificates: the core reads the whole bundle of certificate authorities at every open, 4 of the 4.5 ms of
   processor time that opening to PostgreSQL takes, also where it then verifies nothing, which is its default. The
   bundle's path comes from an environment variable, and that is the process's, not ours to change. So our copy
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Core", "forked_in_child", "process", "settle"]
 
-SQLITE_WORKERS = 16  # worker threads at least, once SQLite is used: idle ones cost 11 KiB each
+SQLITE_WORKERS = 32  # worker threads at least, once SQLite is used: idle ones cost 11 KiB each
 SQLITE_WORKERS_LIMIT = 512
 _ASYNCIO_TAIL = 0.1  # seconds after a call driven by asyncio in which a worker may still be on its way out
 _TAIL_PAUSE = 0.02
@@ -99,6 +101,7 @@ class Process:
     __slots__ = (
         "asyncio_used",
         "core",
+        "files",
         "left",
         "links",
         "lock",
@@ -114,6 +117,7 @@ class Process:
         self.lock = threading.Lock()
         self.one_by_one = threading.Lock()  # for opens that could not be told apart
         self.core: Core | None = None
+        self.files: dict[str, Core] = {}  # the copy that each SQLite file is used with
         self.verifying: Core | None = None  # the copy for those who want servers verified
         self.links: weakref.WeakSet[Link] = weakref.WeakSet()
         self.opens: set[object] = set()  # one token for each open in flight; a count could lose one
@@ -138,31 +142,50 @@ class Process:
             if background.ended():
                 self.left.discard(background)
 
-    def get(self, provider: str, connections: int = 0, verify: bool = False) -> Core:
+    def get(self, provider: str, connections: int = 0, verify: bool = False, file: str = "") -> Core:
         """The copy to open a connection with; loads one if there is none that will do.
 
         Args:
             provider: of the database.
             connections: SQLite connections this process may come to have, if known.
             verify: whether the server's certificate is to be verified.
+            file: SQLite's, by its real path.
         """
         if self.left:
             self.sweep()
-        wanted = 0
         if provider == "sqlite":
-            open_now = sum(1 for link in self.linked() if link.provider == "sqlite" and link.conn is not None)
-            wanted = min(max(connections, open_now + 1) + 1, SQLITE_WORKERS_LIMIT)
+            with self.lock:
+                return self._for_file(file, connections)
         core = self.verifying if verify else self.core
-        if core is None or core.workers < wanted:
+        if core is None:
             with self.lock:
                 core = self.verifying if verify else self.core
-                if core is None or core.workers < wanted:
-                    core = _load(wanted, verify, core)
+                if core is None:
+                    core = _load(0, verify, None)
                     if verify:
                         self.verifying = core
                     else:
                         self.core = core
         return core
+
+    def _for_file(self, file: str, connections: int) -> Core:
+        open_now = [link for link in self.linked() if link.provider == "sqlite" and link.conn is not None]
+        wanted = min(max(len(open_now) + connections + 1, SQLITE_WORKERS), SQLITE_WORKERS_LIMIT)
+        core = self.files.get(file)
+        if core is None or (core.workers < wanted and not self._in_use(core)):
+            if self.core is None or self.core.workers < wanted:
+                self.core = _load(wanted, False, self.core)
+            core = self.files[file] = self.core
+        return core
+
+    def _in_use(self, core: Core) -> bool:
+        """May anything of SQLite's be open with this copy, or about to be? Rather too often than once too seldom."""
+        return (
+            len(self.opens) > 1
+            or bool(self.left)
+            or bool(self.loose)
+            or any(link.core is core and link.conn is not None for link in self.linked())
+        )
 
     def linked(self) -> list[Link]:
         """Every link there is. Walking a weak set fails when another thread opens or drops a link meanwhile; copying
@@ -172,7 +195,7 @@ class Process:
 
     def cores(self) -> set[Core]:
         """Every copy that may have connections."""
-        current = {core for core in (self.core, self.verifying) if core is not None}
+        current = {core for core in (self.core, self.verifying, *self.files.values()) if core is not None}
         return current | self.loose | {link.core for link in self.linked()}
 
 

@@ -9,6 +9,7 @@ socket could not be found works all the same.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Coroutine
 from contextlib import nullcontext
 from time import monotonic
@@ -42,12 +43,16 @@ async def opening(database: Database, connect_timeout: float = 5.0, sqlite_conne
     process = core_module.process
     if process.stopped:
         raise errors.ConnectError("0", "the interpreter is exiting")
-    core = process.get(database.provider, sqlite_connections, verifies(database))
+    token = object()
+    process.opens.add(token)
+    try:
+        core = process.get(database.provider, sqlite_connections, verifies(database), _file(database))
+    except BaseException:
+        process.opens.discard(token)
+        raise
     if database.provider in PORTS:
         core.watch.ports.add(urlsplit(database.uri).port or PORTS[database.provider])
     sockets_before = core.watch.sockets() if database.provider != "sqlite" else set()
-    token = object()
-    process.opens.add(token)
     try:
         conn = await _new(core, database, connect_timeout)
     except core.Error as error:
@@ -64,6 +69,10 @@ async def opening(database: Database, connect_timeout: float = 5.0, sqlite_conne
     if database.provider != "sqlite":
         await _find_socket(link, sockets_before)
     return link
+
+
+def _file(database: Database) -> str:
+    return os.path.realpath(database.key.partition(":")[2]) if database.provider == "sqlite" else ""
 
 
 _not_looking: set[str] = set()  # servers that do not look after their clients
@@ -105,7 +114,7 @@ async def _port_seen(link: Link) -> int | None:
     try:
         response = await link.call("query_typed", statement)
         place = str(response.get_first()["place"]) if len(response) else ""
-    except errors.PySQLXError:
+    except (errors.PySQLXError, errors.NotConnectedError):
         return None  # a server that does not answer this; the first call will show what is wrong with it
     port = place.rpartition(":")[2]
     return int(port) if port.isdigit() else None

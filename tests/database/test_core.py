@@ -168,18 +168,48 @@ def test_workers_outnumber_sqlite_connections(tmp_path: Any) -> None:
         database = Database.parse(f"sqlite:{sys.argv[1]}/x.db")
         core.process.get("postgresql")
         few = core.process.core.workers
-        links = [open_link(database, sqlite_connections=30)]
+        links = [open_link(database, sqlite_connections=40)]
         until(lambda: runtime_threads() - few == core.process.core.workers)  # they start one after the other
-        print(core.process.core.workers > 30)
-        links += [open_link(database) for _ in range(60)]
-        print(core.process.core.workers > 61, "TOKIO_WORKER_THREADS" in os.environ, "RUST_LOG" in os.environ)
-        assert all(link.check() for link in links)
-        core.process.get("sqlite", 100_000)
+        print(core.process.core.workers > 40)
+        print("TOKIO_WORKER_THREADS" in os.environ, "RUST_LOG" in os.environ)
+        links += [open_link(database, sqlite_connections=80) for _ in range(80)]
+        assert len({link.core for link in links}) == 1, "two SQLites on one file would not see each other's locks"
+        other = open_link(Database.parse(f"sqlite:{sys.argv[1]}/y.db"), sqlite_connections=80)
+        print(other.core.workers > 160)
+        assert all(link.check() for link in [*links, other])
+        core.process.get("sqlite", 100_000, file="z.db")
         print(core.process.core.workers)
         """,
         arguments=(str(tmp_path),),
     )
-    assert out == f"True\nTrue False False\n{core.SQLITE_WORKERS_LIMIT}\n"
+    assert out == f"True\nFalse False\nTrue\n{core.SQLITE_WORKERS_LIMIT}\n"
+
+
+def test_one_file_has_one_copy_whatever_was_loaded_before(sqlite_uri: str) -> None:
+    """A file's locks are the process's: with a second copy of SQLite on it, both would hold the write lock."""
+    program(
+        """
+        import os, sys
+        from mppool import PySQLXEngineSync, errors
+        from mppool.database import core
+        core.process.get("postgresql")  # with few workers
+        os.symlink(sys.argv[1], sys.argv[1] + ".link")
+        conns = [PySQLXEngineSync("sqlite:" + path) for path in (sys.argv[1], sys.argv[1], sys.argv[1] + ".link")]
+        for conn in conns:
+            conn.connect()
+            conn.raw_cmd("PRAGMA busy_timeout = 0")
+        assert len({conn._link.core for conn in conns}) == 1
+        conns[0].begin(immediate=True)
+        for conn in conns[1:]:
+            try:
+                conn.begin(immediate=True)
+            except errors.StartTransactionError as error:
+                assert error.code == "5"
+            else:
+                raise AssertionError("two writers")
+        """,
+        arguments=(sqlite_uri.partition(":")[2],),
+    )
 
 
 def test_the_users_number_of_workers_wins(tmp_path: Any) -> None:
