@@ -1,0 +1,163 @@
+"""What killed processes leave at the server: a permit is free when the server says that its connection is gone.
+
+The judges are a role with as many connections as the budget has permits, and the server's own list.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import struct
+import time
+from collections.abc import Callable
+
+import pytest
+
+from mppool import PoolManager
+from mppool.manager import server
+from mppool.shared import ledger as L
+from tests.crash.crew import REPEAT, Books, crew, say, succeeded, watched
+from tests.manager.seats import get, served_here, sit
+from tests.servers import Judge, LimitedRole
+from tests.waiting import forked, until
+
+ROUNDS = REPEAT or 8
+BUSY = {"postgresql": "SELECT pg_sleep(60)::text AS a", "mysql": "SELECT SLEEP(2) AS a"}
+
+
+def work(manager: PoolManager, sql: str) -> None:
+    with manager.pool().connection(20) as conn:
+        conn.query(sql)
+
+
+def at_work(judge: Judge, count: int) -> None:
+    """Wait until the server has so many of them at their long statement."""
+    until(lambda: sum("sleep" in text.lower() for text in judge.list().values()) == count, 10)
+
+
+def test_killed_in_a_long_statement_at_the_servers_limit(limited_role: Callable[[int], LimitedRole]) -> None:
+    role, waits = limited_role(3), []
+    with PoolManager(role.uri, 3) as manager:
+        pool = manager.pool()
+        for _ in range(ROUNDS):
+            with forked(work, manager, BUSY["postgresql"]) as one, forked(work, manager, BUSY["postgresql"]) as two:
+                with forked(work, manager, BUSY["postgresql"]) as victim:
+                    at_work(role.judge, 3)
+                    os.kill(victim.pid, signal.SIGKILL)
+                    killed = time.monotonic()
+                    with pool.connection(20) as conn:
+                        waits.append(time.monotonic() - killed)
+                        assert conn.query_first("SELECT 1 AS a").a == 1
+                        conn.close()
+                one.kill()
+                two.kill()
+        refused = pool.stats().refused_full
+    waits.sort()
+    say(
+        f"\nkilled in pg_sleep(60) at the role's limit, {ROUNDS} times: the next borrower waited "
+        f"{waits[len(waits) // 2] * 1e3:.0f} ms (median), {waits[-1] * 1e3:.0f} ms (longest); refused {refused}"
+    )
+    assert refused == 0
+    assert role.refusals() in (0, None)
+    assert waits[-1] <= 0.2
+
+
+def test_killed_in_a_statement_that_goes_on(mysql_uri: str, mysql_judge: Judge) -> None:
+    """MariaDB does not look for its client: the permit comes with the statement's end and not before."""
+    with PoolManager(mysql_uri, 2) as manager:
+        books = Books(manager.name)
+        with watched(books, mysql_judge, 2), crew(manager, 1) as (other,):
+            with forked(work, manager, BUSY["mysql"]) as victim:
+                at_work(mysql_judge, 1)
+                victim.kill()
+            other.ask("hold", 1)
+            assert other.ask("refused", 0.2), "its server is still at work for the one that was killed"
+            assert mysql_judge.count() == 2
+            other.ask("hold", 1)
+            other.ask("release")
+        books.close()
+
+
+def test_an_idle_connections_permit_comes_at_once(postgres_uri: str, postgres_judge: Judge) -> None:
+    waits = []
+    with PoolManager(postgres_uri, 2) as manager:
+        books = Books(manager.name)
+        with watched(books, postgres_judge, 2), crew(manager, 1) as (other,):
+            for _ in range(ROUNDS):
+                with crew(manager, 1) as (victim,):
+                    victim.ask("hold", 2)
+                    victim.ask("release")
+                    victim.tell("rest")  # it answers nothing more
+                    os.kill(victim.pid, signal.SIGKILL)
+                    killed = time.monotonic()
+                    waits.append(other.ask("hold", 2) - killed)
+                    other.ask("release")
+        books.close()
+    say(f"\nkilled with idle connections: the next borrower waited {max(waits) * 1e3:.0f} ms at most")
+    assert max(waits) <= 0.5
+
+
+def test_manager_and_worker_at_once(postgres_uri: str, postgres_judge: Judge) -> None:
+    """The successor does not know the dead one's connections; the server ends them soon."""
+    with PoolManager(postgres_uri, 2) as manager:
+        books = Books(manager.name)
+        with crew(manager, 1) as (other,), forked(work, manager, BUSY["postgresql"]) as victim:
+            other.ask("probe")
+            at_work(postgres_judge, 1)
+            before = books.manager()
+            os.kill(before, signal.SIGKILL)
+            os.kill(victim.pid, signal.SIGKILL)
+            killed = time.monotonic()
+            assert other.ask("hold", 2) - killed <= 1.0
+            succeeded(books, before)
+            until(lambda: postgres_judge.count() == 2, 1)
+            other.ask("release")
+        books.close()
+
+
+def test_a_server_that_never_ends_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says nothing to our end of file: after a bound the permit is free whatever it does."""
+    ours, theirs = socket.socketpair()
+
+    def soon() -> None:
+        monkeypatch.setattr(server, "ORPHANED", 0.3)
+
+    with served_here(soon):
+        dead, other = sit(), sit()
+        get(dead, 4)
+        assert dead.opened(ours.fileno())
+        other.cells[other.at + L.WAITING] = 4
+        dead.leave()
+        began = time.monotonic()
+        until(lambda: other.cells[other.at + L.CREDIT] == 3)
+        assert theirs.recv(1) == b"", "the manager hangs up"
+        until(lambda: other.cells[other.at + L.CREDIT] == 4)
+        assert time.monotonic() - began >= 0.25
+        other.leave()
+    ours.close()
+    theirs.close()
+
+
+@pytest.mark.parametrize("ends", ["end of file", "reset"])
+def test_the_servers_end_frees_it(ends: str) -> None:
+    listener = socket.create_server(("127.0.0.1", 0))
+    ours = socket.create_connection(listener.getsockname())
+    theirs, _ = listener.accept()
+
+    with served_here(theirs.close), listener:  # the manager is a fork here: it must not have the server's end
+        dead, other = sit(), sit()
+        get(dead, 4)
+        assert dead.opened(ours.fileno())
+        other.cells[other.at + L.WAITING] = 4
+        dead.leave()
+        ours.close()
+        until(lambda: other.cells[other.at + L.CREDIT] == 3)
+        other.channel.ring()
+        theirs.sendall(b"x" * 100_000)  # the rest of its answer is of no use to anybody
+        assert other.cells[other.at + L.CREDIT] == 3
+        if ends == "reset":
+            theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        theirs.close()
+        until(lambda: other.cells[other.at + L.CREDIT] == 4)
+        other.leave()
