@@ -154,7 +154,7 @@ def _as_core_names_them(names: list[str | None]) -> Iterator[str | None]:
 
 def _tokens(provider: str, sql: str) -> Iterator[_Token]:
     """What the lexer of statements finds, without space and comments."""
-    match = statements._LEXERS[provider].match
+    match = statements.lexer(provider).match
     quotes = "`" if provider == "mysql" else '"`['
     at, end = 0, len(sql)
     while at < end:

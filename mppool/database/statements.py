@@ -14,7 +14,7 @@ what MySQL executes only from some version on (``/*!80000 … */``) is read as c
 from __future__ import annotations
 
 import re
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
 from mppool import errors
@@ -48,16 +48,15 @@ _CONTINUED = rf"[ \t\f\v]*(?:--[^\n\r]*)?[\n\r](?:[ \t-\r]|--[^\n\r]*[\n\r])*{_E
 _TAG = r"(?:[A-Za-z_\x80-\U0010ffff][\w\x80-\U0010ffff]*)?"
 
 
-def _rules(quoted: str, comment: str, block: str, space: str = _SPACE) -> re.Pattern[str]:
-    return re.compile(
+def _rules(quoted: str, comment: str, block: str, space: str = _SPACE) -> str:
+    return (
         rf"(?P<space>{space})|(?P<comment>{comment})|(?P<block>{block})"
         rf"|(?P<quoted>{quoted})|(?P<cast>::)|:(?P<name>{_NAME})"
-        rf"|(?P<word>{_WORD})|(?P<number>{_NUMBER})|(?P<other>.)",
-        re.DOTALL,
+        rf"|(?P<word>{_WORD})|(?P<number>{_NUMBER})|(?P<other>.)"
     )
 
 
-_LEXERS = {
+_RULES = {
     "postgresql": _rules(
         rf"[eE]{_ESCAPED}(?:{_CONTINUED})*|{_PLAIN}|{_DOUBLE}|\$(?P<tag>{_TAG})\$.*?(?:\$(?P=tag)\$|\Z)",
         r"--[^\n\r]*",
@@ -72,6 +71,14 @@ _LEXERS = {
     "sqlite": _rules(rf"{_PLAIN}|{_DOUBLE}|{_BACKTICK}|\[[^\]]*\]?", r"--[^\n]*", _FLAT_COMMENT),
     "sqlserver": _rules(rf"{_PLAIN}|{_DOUBLE}|{_BRACKET}", r"--[^\n]*", r"/\*"),
 }
+
+
+@cache
+def lexer(provider: str) -> re.Pattern[str]:
+    """One token after the other; made at the first statement, for it takes milliseconds."""
+    return re.compile(_RULES[provider], re.DOTALL)
+
+
 # In brackets, a ':' after a name belongs to a slice; after one of these it begins a placeholder.
 _NO_OPERANDS = frozenset(
     [
@@ -206,7 +213,7 @@ def _parse(provider: str, sql: str) -> Parsed:
     brackets = 0
     operand = False  # does the last token end an operand, so that in brackets a ':' after it is a slice's?
     heads: list[list[str]] = [[]]  # the first words of each statement
-    match = _LEXERS[provider].match
+    match = lexer(provider).match
     slices = provider == "postgresql"
     at, end = 0, len(sql)
     while at < end:

@@ -195,8 +195,8 @@ def test_tokens_grow_with_the_text(provider: str, monkeypatch: pytest.MonkeyPatc
     once = "".join(text for _ in range(100) for text, _ in [*made.statement(closed=True), (" ", None)]) + "\n"
     counts = []
     for times in (1, 10):
-        counting = Counting(statements._LEXERS[provider])
-        monkeypatch.setitem(statements._LEXERS, provider, counting)
+        counting = Counting(statements.lexer(provider))
+        monkeypatch.setattr(statements, "lexer", {provider: counting}.__getitem__)
         statements.parse(provider, once * times)
         counts.append(counting.tokens)
         monkeypatch.undo()
