@@ -21,6 +21,7 @@ from typing import Any
 from mppool import PoolManager, errors
 from mppool.shared import identity, paths
 from mppool.shared import ledger as L
+from tests.crash import faults
 from tests.servers import Judge
 from tests.waiting import Child, until
 
@@ -67,6 +68,11 @@ class Watch(threading.Thread):
         super().__init__(name="books")
         self.books, self.peak, self.samples = books, 0, 0
         self._stop_it = threading.Event()
+
+    def peaked(self) -> int:
+        """The peak since this was last asked."""
+        peak, self.peak = self.peak, 0
+        return peak
 
     def run(self) -> None:
         while not self._stop_it.wait(0.001):
@@ -183,6 +189,59 @@ class Actions:
         assert self.load is not None
         seen, self.load = self.load.stop(), None
         return seen
+
+    # -- as a victim ---------------------------------------------------------------------------------------------
+
+    def trace(self, point: faults.Point | None, how: str) -> None:
+        """From now on, this happens to this process at that point."""
+        self.forker = faults.Forker(self._use) if how == "fork" else None
+        self.tracer = faults.Tracer(point, self.forker or getattr(faults, how))
+        self.tracer.install()
+
+    def _use(self) -> None:
+        try:
+            with self.pool.connection() as conn:
+                assert conn.query_first("SELECT 1 AS a").a == 1
+        except errors.PoolClosedError:
+            assert self.pool.closed  # forked just when the handle was stopped
+
+    def phase(self, name: str, action: str, *args: Any) -> Any:
+        self.tracer.phase = name
+        try:
+            return getattr(self, action)(*args)
+        finally:
+            self.tracer.phase = "in between"
+
+    def points(self) -> list[faults.Point]:
+        return self.tracer.points()
+
+    def forked(self) -> int | None:
+        """How the child ended that was forked at the point; None: it was not."""
+        assert self.forker is not None
+        if not self.forker._now.is_set():
+            return None
+        self.forker.thread.join()
+        return self.forker.codes[0]
+
+    def fail(self) -> None:
+        """An exception leaves the user's block."""
+        try:
+            with self.pool.connection():
+                raise KeyError("theirs")
+        except KeyError:
+            pass
+
+    def fork(self) -> None:
+        """A child comes to life in between, and borrows. It is traced, too: perhaps it comes to the point."""
+        pid = os.fork()
+        if not pid:
+            code = 1
+            try:
+                self._use()
+                code = 0
+            finally:
+                os._exit(code)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) in (0, 3, -signal.SIGKILL, -signal.SIGTERM)
 
     def fds(self) -> int:
         return len(os.listdir("/proc/self/fd"))
