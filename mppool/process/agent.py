@@ -13,7 +13,6 @@ from __future__ import annotations
 import logging
 import os
 import random
-import secrets
 import selectors
 import threading
 from time import monotonic
@@ -26,6 +25,7 @@ from mppool.database.parking import OURS
 from mppool.database.verdicts import is_permanent
 from mppool.late import late
 from mppool.process.member import Member
+from mppool.process.succession import Succession
 from mppool.shared import ledger as L
 
 if TYPE_CHECKING:
@@ -36,7 +36,6 @@ logger = logging.getLogger("mppool.pool")
 
 OPEN_AT_ONCE = 16  # connections one process opens at a time
 SHARE_AGAIN = 0.01  # seconds until the manager is told again of a connection, when it was behind with its reading
-SEEK_AGAIN = (0.2, 10.0)  # seconds between tries to get a new manager, at first and at most
 
 
 class Alarm:
@@ -87,11 +86,7 @@ class Agent:
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._alarm, selectors.EVENT_READ)
         self._member: Member | None = None
-        self._token = secrets.randbits(62)  # by which the manager's successor knows this seat again
-        self._succession = Backoff(*SEEK_AGAIN)
-        self._seek_at: float | None = None  # when to look for a new manager again
-        self._found: Member | None = None  # a seat with the new one, not yet taken
-        self.lost = False  # there is no manager just now
+        self._succession = Succession(pool)
         self._unshared: list[Link] = []  # connections of which the manager is still to be told
         self._thread = threading.Thread(target=self._run, name=f"{OURS}agent-{pool.name}", daemon=True)
         self._backoff = Backoff(0.05, 2.0)
@@ -103,6 +98,11 @@ class Agent:
         self.done = False
         #: Under the pool's lock: whether a permit on the semaphore would wake us.
         self.listening = False
+
+    @property
+    def lost(self) -> bool:
+        """There is no manager just now."""
+        return self._succession.lost
 
     def start(self) -> None:
         self._thread.start()
@@ -209,7 +209,7 @@ class Agent:
         self.done = True
         self._selector.close()
         self._alarm.close()
-        for member in (self._member, self._found):
+        for member in (self._member, self._succession.close()):
             if member is not None:
                 member.abandon()
 
@@ -228,7 +228,7 @@ class Agent:
     def _attach(self) -> bool:
         pool = self._pool
         try:
-            member = Member(pool.budget, pool.name, pool.machine.min_size, self._token)
+            member = Member(pool.budget, pool.name, pool.machine.min_size, self._succession.token)
         except errors.PoolError as error:
             pool.fail(error)
             return False
@@ -259,8 +259,8 @@ class Agent:
         late("mppool.database.rows")  # pydantic, which the first row needs: now, beside the first connect
         while True:
             self._alarm.hush()
-            if self.lost:
-                self._succeed(monotonic())
+            if self.lost and (found := self._succession.found(monotonic())):
+                self._sit_down(found)
             pause = self._reconcile(monotonic())
             if machine.stopped and not machine.slots:
                 return
@@ -270,57 +270,17 @@ class Agent:
                     self._manager_lost(member)
 
     def _manager_lost(self, member: Member) -> None:
-        """Go on with what this process has, and look for the manager's successor meanwhile."""
-        logger.warning("pool %s: the manager is gone; looking for its successor", self._pool.name)
+        """Go on with what this process has."""
         self._selector.unregister(member.channel)
         self._pool.unseated()
-        self.lost = True
-        self._seek_at = None
-        self._pool.workshop.aside(self._seek)
-
-    def _seek(self) -> None:
-        """Find the manager's successor, or launch it: it takes a while, so a hand does it."""
-        pool, found, pause = self._pool, None, 0.0
-        try:
-            found = Member(pool.budget, pool.name, pool.machine.min_size, self._token, returning=True)
-        except errors.PoolError as error:
-            pause = self._succession.failed(random.random())
-            logger.error(
-                "pool %s: there is no manager, and no new one to be had (%s); this process goes on with what it has, "
-                "and tries again in %.1f s",
-                pool.name,
-                error,
-                pause,
-            )
-        with pool.lock:
-            if not self.done:
-                self._found, found = found, None
-                self._seek_at = monotonic() + pause
-        if found is not None:
-            found.leave()
-        self.wake()
-
-    def _succeed(self, now: float) -> None:
-        """Take the seat that was found, or have it looked for again."""
-        with self._pool.lock:
-            found, self._found = self._found, None
-        if found is not None:
-            self.lost = False
-            self._seek_at = None
-            self._succession.succeeded()
-            self._sit_down(found)
-            logger.info("pool %s: there is a manager again", self._pool.name)
-        elif self._seek_at is not None and now >= self._seek_at and not self._pool.machine.stopped:
-            self._seek_at = None
-            self._pool.workshop.aside(self._seek)
+        self._succession.begin()
 
     def _finish(self) -> None:
         self._pool.workshop.join(5.0)
         with self._pool.lock:
             self.done = True
             ending, self._ending = self._ending, []
-            members = [member for member in (self._member, self._found) if member is not None]
-            self._found = None
+            members = [member for member in (self._member, self._succession.close()) if member is not None]
             # Stragglers that publish once more must not write into a row that is no longer ours.
             self._pool.unseat()
         self._selector.close()
@@ -409,8 +369,8 @@ class Agent:
             times.append(max(expiry, self._upkeep_at))
         if wants and now < self._retry_at:
             times.append(self._retry_at)
-        if self._seek_at is not None:
-            times.append(self._seek_at)
+        if self._succession.next_try is not None:
+            times.append(self._succession.next_try)
         if self._unshared:
             times.append(now + SHARE_AGAIN)
         if machine.idle and (cells[L.H_HUNGRY] or cells[at + L.TARGET] < cells[at + L.CREDIT]):
