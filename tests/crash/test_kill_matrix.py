@@ -25,6 +25,7 @@ import pytest
 from mppool import PoolManager
 from mppool.manager import launcher, server
 from mppool.shared import ledger as L
+from tests.crash import crew as kit
 from tests.crash import faults
 from tests.crash.crew import REPEAT, Books, Puppet, Watch, crew, kill_manager, say, succeeded
 from tests.servers import Judge
@@ -147,7 +148,7 @@ def staged(uri: str, judge: Judge | None) -> Iterator[Stage]:
 def sample(points: list[faults.Point], count: int = SAMPLE) -> list[faults.Point]:
     """So many of them, spread evenly; always the same."""
     points = sorted(points)
-    if REPEAT >= 1000 or len(points) <= count:
+    if REPEAT >= 100_000 or len(points) <= count:
         return points
     return [points[number * len(points) // count] for number in range(count)]
 
@@ -260,6 +261,50 @@ def test_something_else_happens_to_it_anywhere(sqlite_uri: str, how: str) -> Non
     """It ends with os._exit, is sent SIGTERM, is stopped and goes on, is forked by another thread."""
     table = matrix(sqlite_uri, None, how, max(8, SAMPLE // 3), "sqlite")
     assert table.faults == []
+
+
+PLANTED = {
+    "a permit goes with the dead": """
+from mppool.core.books import Books
+def leave(self, member): self.max_size -= self.accounts.pop(member).credit
+Books.leave = leave
+""",
+    "the dead leave more than they had": """
+from mppool.core.books import Books
+def leave(self, member): self.max_size += self.accounts.pop(member).credit
+Books.leave = leave
+""",
+    "a descriptor stays": """
+from mppool.manager.server import Manager
+real = Manager._see_off
+def see_off(self, guest):
+    import os
+    os.dup(guest.notice)
+    real(self, guest)
+Manager._see_off = see_off
+""",
+}
+
+
+WORDS = {
+    "a permit goes with the dead": ["PoolTimeoutError"],
+    "the dead leave more than they had": ["== 4", "of 4"],
+    "a descriptor stays": ["descriptors"],
+}
+
+
+@pytest.mark.parametrize("bug", PLANTED)
+def test_the_matrix_finds_planted_bugs(sqlite_uri: str, bug: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A balance sheet that is always right proves nothing."""
+    monkeypatch.setattr(kit, "PATIENCE", 0.3)
+    monkeypatch.setattr(launcher, "_BOOT", launcher._BOOT.replace("main(sys", f"exec({PLANTED[bug]!r}); main(sys"))
+    table = Table()
+    point = ("take", "process/local.py:outcome:0", 1)  # one that does not come: it leaves in the end, as it should
+    with staged(sqlite_uri, None) as stage:
+        for _ in range(3):
+            if not table.faults:
+                one_victim(stage, table, point, "kill")
+    assert any(word in table.faults[0] for word in WORDS[bug]), table.faults
 
 
 # -- hooks -----------------------------------------------------------------------------------------------------
