@@ -3,7 +3,7 @@ too many, nothing left over, nobody hangs.
 
 The victim takes, lends, gives back, is called upon, discards, forks and leaves, between two survivors that have
 connections and want more. After each kill the survivors together get the whole budget at once. By default a sample
-of the points, spread evenly; all of them when MPPOOL_TEST_REPEAT is set. `python -m pytest -s` shows the table.
+of the points, spread evenly; as many as MPPOOL_TEST_REPEAT says (all: 10000). `python -m pytest -s` shows the table.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import pytest
 from mppool import PoolManager
 from mppool.manager import launcher, server
 from mppool.shared import ledger as L
+from mppool.shared import paths
 from tests.crash import crew as kit
 from tests.crash import faults
 from tests.crash.crew import REPEAT, Books, Puppet, Watch, crew, kill_manager, say, succeeded
@@ -148,7 +149,7 @@ def staged(uri: str, judge: Judge | None) -> Iterator[Stage]:
 def sample(points: list[faults.Point], count: int = SAMPLE) -> list[faults.Point]:
     """So many of them, spread evenly; always the same."""
     points = sorted(points)
-    if REPEAT >= 100_000 or len(points) <= count:
+    if len(points) <= count:
         return points
     return [points[number * len(points) // count] for number in range(count)]
 
@@ -236,17 +237,20 @@ def one_victim(stage: Stage, table: Table, point: faults.Point | None, how: str)
 
 
 def matrix(uri: str, judge: Judge | None, how: str, count: int, title: str) -> Table:
-    table = Table()
+    table, known = Table(), set[faults.Point]()
     with staged(uri, judge) as stage:
-        known: set[faults.Point] = set()
         for _ in range(2):
             known.update(one_victim(stage, table, None, "kill"))
-        assert len(known) > 500, "the tracer sees nothing"
-        for point in sample(list(known), count):
-            one_victim(stage, table, point, how)
+    assert len(known) > 500, "the tracer sees nothing"
+    points = sample(list(known), count)
+    while points:
+        with staged(uri, judge) as stage:
+            found = len(table.faults)
+            while points and len(table.faults) == found:  # after a fault, another stage
+                one_victim(stage, table, points.pop(0), how)
+        for text in table.faults[found:]:
+            say(f"  {text}")
     table.show(f"{title}: {how}, {len(known)} points known")
-    for text in table.faults[:40]:
-        say(f"  {text}")
     return table
 
 
@@ -305,6 +309,52 @@ def test_the_matrix_finds_planted_bugs(sqlite_uri: str, bug: str, monkeypatch: p
             if not table.faults:
                 one_victim(stage, table, point, "kill")
     assert any(word in table.faults[0] for word in WORDS[bug]), table.faults
+
+
+# -- the first of all --------------------------------------------------------------------------------------------
+
+
+def test_the_first_is_killed_while_it_launches(sqlite_uri: str) -> None:
+    """There is no budget yet, and whoever was making it is gone: the next one has it at once, whole."""
+    table = Table()
+    manager = PoolManager(sqlite_uri, MAX_SIZE)  # never started: its handles launch what they need
+    folder = paths.folder(manager.name)
+
+    def launch(point: faults.Point | None) -> list[faults.Point]:
+        with crew(manager, 1) as (first,):
+            first.ask("trace", point, "kill")
+            try:
+                first.tell("phase", "launch", "hold", 1)
+                heard(first)
+                first.tell("points")
+                points: list[faults.Point] = heard(first)
+            except Dead:
+                return []
+            first.ask("leave")
+        return [each for each in points if each[0] == "launch" and each[1].startswith(("manager/", "shared/"))]
+
+    known = launch(None)
+    assert len(known) > 100, "the tracer sees nothing"
+    for point in sample(known):
+        until(lambda: not os.path.exists(folder))
+        line = table.of(point)
+        line.points += 1
+        line.hit += not launch(point)
+        with crew(manager, 1) as (newcomer,):
+            began = time.monotonic()
+            newcomer.ask("hold", MAX_SIZE)
+            line.slowest = max(line.slowest, time.monotonic() - began)
+            assert newcomer.ask("refused", 0.02)
+            newcomer.ask("release")
+            newcomer.ask("leave")
+        try:
+            until(lambda: not os.path.exists(folder))
+        except AssertionError:
+            line.left_over += 1
+            table.faults.append(f"{point}: the folder is still there")
+    table.show(f"the first, launching: {len(known)} points known")
+    assert table.faults == []
+    assert table.slowest <= 1.0
 
 
 # -- hooks -----------------------------------------------------------------------------------------------------
