@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 Point = tuple[str, str, int]  # phase, "file:function:line", how often it must have come in that phase
 
-PACKAGE = f"{os.sep}mppool{os.sep}"
+PACKAGE = os.path.join(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))), "mppool", "")
 
 
 class Tracer:
@@ -43,14 +43,14 @@ class Tracer:
 
     def _call(self, frame: FrameType, event: str, arg: Any) -> Any:
         code = frame.f_code
-        if PACKAGE not in code.co_filename or code.co_name == "<module>":
+        if not code.co_filename.startswith(PACKAGE) or code.co_name == "<module>":
             return None
         return self._line
 
     def _line(self, frame: FrameType, event: str, arg: Any) -> Any:
         if event == "line":
             code = frame.f_code
-            name = f"{code.co_filename.rpartition(PACKAGE)[2]}:{code.co_name}:{frame.f_lineno}"
+            name = f"{code.co_filename[len(PACKAGE) :]}:{code.co_name}:{frame.f_lineno}"
             key = self.phase, name
             count = self.seen[key] = self.seen.get(key, 0) + 1
             if self._point == (*key, count):
@@ -60,7 +60,7 @@ class Tracer:
 
     def points(self) -> list[Point]:
         """Each line in each phase when it first came, and when it last came."""
-        return [(*key, count) for key, most in sorted(self.seen.items()) for count in sorted({1, most})]
+        return [(*key, count) for key, most in sorted(self.seen.copy().items()) for count in sorted({1, most})]
 
 
 def kill() -> None:
