@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 FIRST_MEMBER = 10.0  # seconds a new manager waits for whoever launched it, and a leaving one for who just came in
 ORPHANED = 60.0  # seconds that a server may go on with the statement of a member that ended, before its permit is free
+# Seconds that a server gets to end the connections of a member that ended when no manager had them: PostgreSQL looks
+# for its client every 0.1 s.
+MOURNED = 0.3
 KEPT = 16  # connections of a member that are kept before those that have ended are looked for
 LOOK = 0.2  # seconds between looks at processes of whose end the kernel cannot tell us
 SOON = 0.05  # seconds until the next try to leave
@@ -66,13 +69,12 @@ class Manager:
         self._config = config
         ledger, self._ledger_fd = L.Ledger.create(os.path.join(folder, paths.LEDGER))
         living = ledger.living()
-        for row in range(L.ROWS):
-            if ledger.cells[ledger.row(row) + L.PID] and row not in living:
-                ledger.clear(row)
+        dead = [row for row in range(L.ROWS) if ledger.cells[ledger.row(row) + L.PID] and row not in living]
         self._ledger = ledger
         self._treasury = Treasury(ledger, config["max_size"], self._ring)
         self._guests: set[Guest] = set()
         self._orphans: set[Orphan] = set()
+        self._mourned: list[tuple[float, int]] = []  # accounts that are free at that time, the next one first
         self._members: dict[int, Guest] = {}
         self._selector = selectors.DefaultSelector()
         self._stopping = bool(living and ledger.cells[L.H_STOPPING])
@@ -84,6 +86,9 @@ class Manager:
         self._leave_at: float | None = time.monotonic() + FIRST_MEMBER
         for row in living:
             self._inherit(row)
+        for row in dead:
+            self._treasury.inherit(row, time.monotonic())
+            self._mourn(row)
 
     def _at_home(self) -> bool:
         """Whether newcomers still find us: somebody may have deleted the folder. Then we step down; the members launch
@@ -121,6 +126,10 @@ class Manager:
             for orphan in [orphan for orphan in self._orphans if now >= orphan.give_up_at]:
                 os.write(2, b"a server still has a connection whose process ended %d s ago\n" % ORPHANED)
                 self._buried(orphan)
+            while self._mourned and now >= self._mourned[0][0]:
+                self._treasury.leave(self._mourned.pop(0)[1])
+                self._dirty = True
+                self._consider_leaving()
             if self._dirty or (self._again_at is not None and now >= self._again_at):
                 self._dirty = False
                 self._again_at = self._treasury.settle(now)
@@ -130,6 +139,7 @@ class Manager:
     def _pause(self) -> float | None:
         times = [at for at in (self._again_at, self._leave_at) if at is not None]
         times += [orphan.give_up_at for orphan in self._orphans]
+        times += [at for at, _ in self._mourned[:1]]
         if any(guest.notice is None for guest in self._guests):
             times.append(time.monotonic() + LOOK)
         return max(0.0, min(times) - time.monotonic()) if times else None
@@ -221,6 +231,9 @@ class Manager:
                 orphan.close()
             else:
                 orphans.append(orphan)
+        if guest.channel is None:
+            self._mourn(member)
+            return
         if not orphans:
             self._treasury.leave(member)
             return
@@ -228,6 +241,16 @@ class Manager:
         for orphan in orphans:
             self._orphans.add(orphan)
             self._selector.register(orphan, selectors.EVENT_READ, orphan)
+
+    def _mourn(self, row: int) -> None:
+        """A member of the predecessor's has ended, and nobody has its connections any more to hear of their end."""
+        cells, at = self._ledger.cells, self._ledger.row(row)
+        held = 0 if cells[at + L.LEFT] or self._config["database"].startswith("sqlite") else cells[at + L.HELD]
+        self._treasury.bury(row, max(0, held))
+        if self._treasury.books.accounts[row].credit > 0:
+            self._mourned.append((time.monotonic() + MOURNED, row))
+        else:
+            self._treasury.leave(row)
 
     def _buried(self, orphan: Orphan) -> None:
         self._orphans.remove(orphan)
@@ -247,7 +270,7 @@ class Manager:
             os.close(guest.notice)
 
     def _consider_leaving(self) -> None:
-        needed = self._members or self._orphans or any(guest.owner for guest in self._guests)
+        needed = self._members or self._orphans or self._mourned or any(guest.owner for guest in self._guests)
         linger = 0.0 if self._stopping else self._config["linger"]
         self._leave_at = None if needed else time.monotonic() + linger
 
