@@ -33,7 +33,7 @@ def work(manager: PoolManager, sql: str) -> None:
 
 def at_work(judge: Judge, count: int) -> None:
     """Wait until the server has so many of them at their long statement."""
-    until(lambda: sum("sleep" in text.lower() for text in judge.list().values()) == count, 10)
+    until(lambda: sum("sleep(" in text.lower() for text in judge.list().values()) == count, 10)
 
 
 def test_killed_in_a_long_statement_at_the_servers_limit(limited_role: Callable[[int], LimitedRole]) -> None:
