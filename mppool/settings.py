@@ -76,11 +76,21 @@ def positive_seconds(name: str, value: object) -> float:
     return _seconds(name, value)
 
 
+class Uri(str):
+    """A database's uri, password and all. What is shown of it is not: tools that print a failed function's variables
+    find it in many places."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return f"'{self.partition(':')[0]}:***'"
+
+
 @dataclass(frozen=True)
 class Database:
     """Where a budget's connections go. ``uri`` holds the password; nothing else here does."""
 
-    uri: str = field(repr=False)  # as pysqlx-core takes it
+    uri: Uri = field(repr=False)  # as pysqlx-core takes it
     provider: str
     key: str  # what two users of one budget must agree on, without user and password
 
@@ -103,7 +113,7 @@ class Database:
         if scheme == "sqlserver":
             host, *properties = rest[2:].split(";")
             named = dict(each.split("=", 1) for each in properties if "=" in each)
-            return cls(uri, scheme, f"sqlserver://{host}/{named.get('database', 'master')}")
+            return cls(Uri(uri), scheme, f"sqlserver://{host}/{named.get('database', 'master')}")
         try:
             parts = urlsplit(uri)
             host, port = parts.hostname or "", parts.port
@@ -114,7 +124,7 @@ class Database:
         options = dict(part.split("=", 1) for part in parts.query.split("&") if "=" in part)
         host = unquote(options.get("host") or options.get("socket") or host)
         port = port or {"postgresql": 5432, "mysql": 3306}[scheme]
-        return cls(uri, scheme, f"{scheme}://{host}:{port}/{unquote(parts.path.lstrip('/'))}")
+        return cls(Uri(uri), scheme, f"{scheme}://{host}:{port}/{unquote(parts.path.lstrip('/'))}")
 
     @classmethod
     def _parse_sqlite(cls, rest: str) -> Database:
@@ -128,7 +138,7 @@ class Database:
         if path == ":memory:":
             raise ValueError("invalid uri: a :memory: database is private to one connection; a pool needs a file")
         path = os.path.abspath(path)  # one file whatever becomes of the working directory
-        return cls(f"file:{path}{question}{options}", "sqlite", f"sqlite:{path}")
+        return cls(Uri(f"file:{path}{question}{options}"), "sqlite", f"sqlite:{path}")
 
 
 @dataclass(frozen=True)
@@ -139,18 +149,24 @@ class BudgetSettings:
         uri: the database, as PySQLXEngine takes it.
         max_size: permits; connections open or being opened over all processes, 1 to 10,000.
         name: 1 to 64 letters, digits, ``.``, ``_`` or ``-``; None: a budget of this program's own.
+        end_orphans: whether the server is told to end the statements of processes that are gone; that of whoever
+            launches the manager counts.
     """
 
     uri: str = field(repr=False)
     max_size: int
     name: str | None = None
+    end_orphans: bool = True
     database: Database = field(init=False)
 
     def __post_init__(self) -> None:
         _whole("max_size", self.max_size, 1, MAX_SIZE_LIMIT)
         if self.name is not None:
             check_name(self.name)
+        if not isinstance(self.end_orphans, bool):
+            raise TypeError(f"end_orphans must be a bool, not {type(self.end_orphans).__name__}")
         object.__setattr__(self, "database", Database.parse(self.uri))
+        object.__setattr__(self, "uri", Uri(self.uri))
 
 
 def check_name(name: object) -> str:
@@ -177,6 +193,7 @@ class PoolSettings:
         max_idle: a connection above ``min_size`` is closed after so long without use.
         max_waiting: refuse a borrower when so many wait; None: no limit.
         connect_timeout: longest time to open one connection.
+        connect_concurrency: connections to a server that all processes of the budget together open at a time.
         configure: called once with each new connection (`PySQLXEngineSync`), on a thread of the pool's.
         check: called with a connection before it is lent; False or an exception discards it.
         reset: called with a connection that came back; False or an exception discards it.
@@ -190,6 +207,7 @@ class PoolSettings:
     max_idle: float = 600.0
     max_waiting: int | None = None
     connect_timeout: float = 5.0
+    connect_concurrency: int = 16
     configure: Callable[[Any], object] | None = None
     check: Callable[[Any], object] | None = None
     reset: Callable[[Any], object] | None = None
@@ -197,6 +215,7 @@ class PoolSettings:
     def __post_init__(self) -> None:
         _whole("min_size", self.min_size, 0)
         _whole("monitor_batch_size", self.monitor_batch_size, 1)
+        _whole("connect_concurrency", self.connect_concurrency, 1, MAX_SIZE_LIMIT)
         for name in ("conn_timeout", "keep_alive", "check_interval", "max_idle", "connect_timeout"):
             object.__setattr__(self, name, _seconds(name, getattr(self, name)))
         if self.max_waiting is not None:
@@ -220,6 +239,7 @@ class PoolSettings:
             keep_alive=min(self.keep_alive, other.keep_alive),
             max_idle=min(self.max_idle, other.max_idle),
             check_interval=min(self.check_interval, other.check_interval),
+            connect_concurrency=min(self.connect_concurrency, other.connect_concurrency),
         )
 
     def fits(self, max_size: int) -> None:

@@ -63,4 +63,5 @@ class PoolStats:
     connect_errors: int
     refused_full: int  # opens that the server refused because it was full, and that were tried again
     rollbacks: int  # transactions that borrowers left open
+    last_connect_error: str | None = None  # why the last open failed; None: it succeeded
     manager_lost: bool = False  # there is no manager just now: this process goes on with what it has

@@ -11,6 +11,7 @@ import importlib.util
 import os
 import pwd
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -72,18 +73,43 @@ def _postgres_binaries(folder: str) -> str:
     return os.path.join(found[-1], "bin")
 
 
+class Postgres:
+    """A PostgreSQL server of one's own that can be stopped and started again; everything stays where it was.
+
+    Args:
+        folder: where it lives; made here.
+        answer: connects to a uri, or raises.
+    """
+
+    def __init__(self, folder: str, answer: Answer) -> None:
+        self._options, self._answer = _unprivileged(folder), answer
+        binaries = _postgres_binaries(folder)
+        data, self._log = os.path.join(folder, "data"), os.path.join(folder, "log")
+        arguments = ["-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"]
+        _prepare([os.path.join(binaries, "initdb"), "-D", data, *arguments], self._options)
+        port = _free_port()
+        settings = {"listen_addresses": "127.0.0.1", "port": port, "unix_socket_directories": "", "fsync": "off"}
+        self._command = [os.path.join(binaries, "postgres"), "-D", data]
+        self._command += [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
+        self.uri = f"postgresql://postgres@127.0.0.1:{port}/postgres"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> int:
+        """Returns when it answers: its pid."""
+        self._process = _launch(self._command, self.uri, self._log, self._options, self._answer)
+        return self._process.pid
+
+    def stop(self) -> None:
+        """End all connections and shut down, as ``pg_ctl stop -m fast`` does; returns when it is gone."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.send_signal(signal.SIGINT)
+            process.wait(20)
+
+
 def start_postgres(folder: str, answer: Answer) -> dict[str, Any]:
-    options = _unprivileged(folder)
-    binaries = _postgres_binaries(folder)
-    data, log = os.path.join(folder, "data"), os.path.join(folder, "log")
-    arguments = ["-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"]
-    _prepare([os.path.join(binaries, "initdb"), "-D", data, *arguments], options)
-    port = _free_port()
-    settings = {"listen_addresses": "127.0.0.1", "port": port, "unix_socket_directories": "", "fsync": "off"}
-    command = [os.path.join(binaries, "postgres"), "-D", data]
-    command += [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
-    uri = f"postgresql://postgres@127.0.0.1:{port}/postgres"
-    return {"uri": uri, "pid": _launch(command, uri, log, options, answer)}
+    server = Postgres(folder, answer)
+    return {"uri": server.uri, "pid": server.start()}
 
 
 def start_mariadb(folder: str, answer: Answer) -> dict[str, Any]:
@@ -99,7 +125,7 @@ def start_mariadb(folder: str, answer: Answer) -> dict[str, Any]:
     command = [server, "--no-defaults", f"--datadir={data}", f"--port={port}", "--bind-address=127.0.0.1"]
     command += [f"--socket={folder}/sock", f"--pid-file={folder}/pid", "--innodb-flush-log-at-trx-commit=0"]
     uri = f"mysql://root@127.0.0.1:{port}/mysql"
-    return {"uri": uri, "pid": _launch(command, uri, log, options, answer)}
+    return {"uri": uri, "pid": _launch(command, uri, log, options, answer).pid}
 
 
 def _which(*names: str) -> str | None:
@@ -115,7 +141,7 @@ def _prepare(command: list[str], options: dict[str, Any]) -> None:
         raise NoServer(f"{command[0]} failed: {(made.stderr or made.stdout).strip()[-300:]}")
 
 
-def _launch(command: list[str], uri: str, log: str, options: dict[str, Any], answer: Answer) -> int:
+def _launch(command: list[str], uri: str, log: str, options: dict[str, Any], answer: Answer) -> subprocess.Popen[bytes]:
     """Start a server in its own session and wait until it answers."""
     with open(log, "wb") as out:
         process = subprocess.Popen(
@@ -131,7 +157,7 @@ def _launch(command: list[str], uri: str, log: str, options: dict[str, Any], ans
     while True:
         try:
             answer(uri)
-            return process.pid
+            return process
         except Exception as error:
             if process.poll() is not None or time.monotonic() > deadline:
                 process.kill()

@@ -89,14 +89,18 @@ def _run(function: Callable[..., Any], args: tuple[Any, ...]) -> NoReturn:
 
 @contextmanager
 def forked(function: Callable[..., Any], *args: Any) -> Iterator[Child]:
-    """Run ``function`` in a child; after the block the child is gone, however it ended."""
+    """Run ``function`` in a child; after the block the child is gone, however it ended. If the block fails, a child
+    that is still there shows its stacks (pytest's faulthandler, which it inherits, prints them when it is aborted)."""
     pid = os.fork()
     if not pid:
         _run(function, args)
-    child = Child(pid)
+    child, end = Child(pid), signal.SIGKILL
     try:
         yield child
+    except BaseException:
+        end = signal.SIGABRT
+        raise
     finally:
         if child.status is None:
-            os.kill(pid, signal.SIGKILL)
+            os.kill(pid, end)
             child.join()

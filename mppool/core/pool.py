@@ -11,6 +11,7 @@ what the method returned.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Container
 from typing import Any, NamedTuple
 
 
@@ -205,6 +206,10 @@ class PoolMachine:
             else:
                 index += 1
         return expired
+
+    def discard(self, broken: Container[Slot]) -> list[Slot]:
+        """Idle connections to close, of those that are broken."""
+        return [self._retire(index) for index in reversed(range(len(self.idle))) if self.idle[index] in broken]
 
     def _retire(self, index: int) -> Slot:
         slot = self.idle.pop(index)

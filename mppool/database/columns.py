@@ -81,7 +81,7 @@ def selected(provider: str, sql: str) -> Names | None:
 
     Returns None when they cannot be told. One name may be None; it is then the remaining one.
     """
-    return _remembered(provider, sql) if len(sql) <= statements._CACHED_LENGTH else _selected(provider, sql)
+    return _remembered(provider, sql) if len(sql) <= statements.CACHED_LENGTH else _selected(provider, sql)
 
 
 def arranged(names: Names | None, came: Collection[str]) -> Collection[str]:
@@ -154,17 +154,13 @@ def _as_core_names_them(names: list[str | None]) -> Iterator[str | None]:
 
 def _tokens(provider: str, sql: str) -> Iterator[_Token]:
     """What the lexer of statements finds, without space and comments."""
-    match = statements.lexer(provider).match
     quotes = "`" if provider == "mysql" else '"`['
     at, end = 0, len(sql)
     while at < end:
-        token = match(sql, at)
-        assert token is not None  # "other" takes any character
-        start, at = at, token.end()
+        start = at
+        token, at = statements.token_at(provider, sql, at)
         kind, text = token.lastgroup, token[0]
-        if kind == "block" and statements._nests(provider):
-            at = statements._end_of_comment(sql, at)
-        elif kind == "word":
+        if kind == "word":
             upper = text.upper()
             yield _Token(_LETTERS.get(upper) or ("k" if upper in _KEYWORDS else "w"), text, start, at)
         elif kind == "quoted":

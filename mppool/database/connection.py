@@ -90,7 +90,7 @@ class _Face:
     @property
     def uri(self) -> str:
         """The uri as the driver takes it, password included."""
-        return self._link.database.uri if self._lent else self._database.uri
+        return str(self._link.database.uri if self._lent else self._database.uri)
 
     @property
     def connected(self) -> bool:

@@ -12,6 +12,7 @@ import mmap
 import os
 import re
 import sys
+from contextlib import nullcontext
 from functools import lru_cache
 from typing import Any
 
@@ -113,18 +114,23 @@ def _places(original: str) -> tuple[int, ...]:
         return tuple(found.start() for found in re.finditer(re.escape(BUNDLE), data))
 
 
+#: The lock under which the interpreter imports a module of that name; it has no public name.
+_import_lock: Any = getattr(getattr(importlib, "_bootstrap", None), "_ModuleLockManager", nullcontext)
+
+
 def _import(path: str) -> Any:
     loader = importlib.machinery.ExtensionFileLoader(_NAME, path)
     spec = importlib.util.spec_from_loader(_NAME, loader, origin=path)
     assert spec is not None
-    known = sys.modules.get(_NAME)
-    try:
-        module = importlib.util.module_from_spec(spec)
-        loader.exec_module(module)
-    finally:
-        # Loading puts the copy in the installed one's place, which is everybody else's.
-        if known is not None:
-            sys.modules[_NAME] = known
-        else:
-            sys.modules.pop(_NAME, None)
+    with _import_lock(_NAME):  # another thread may just be importing the installed one
+        known = sys.modules.get(_NAME)
+        try:
+            module = importlib.util.module_from_spec(spec)
+            loader.exec_module(module)
+        finally:
+            # Loading puts the copy in the installed one's place, which is everybody else's.
+            if known is not None:
+                sys.modules[_NAME] = known
+            else:
+                sys.modules.pop(_NAME, None)
     return module

@@ -80,19 +80,21 @@ class Core:
 
 
 class _Environment:
-    """Set an environment variable that the user has not set, for a moment."""
+    """Set an environment variable that the user has not set, or to nothing, for a moment."""
 
     def __init__(self, name: str, value: str) -> None:
         self.name, self.value = name, value
-        self.ours = name not in os.environ
+        self.before = os.environ.get(name)
 
     def __enter__(self) -> None:
-        if self.ours:
+        if not self.before:
             os.environ[self.name] = self.value
 
     def __exit__(self, *_: object) -> None:
-        if self.ours:
+        if self.before is None:
             os.environ.pop(self.name, None)
+        else:
+            os.environ[self.name] = self.before
 
 
 class Process:

@@ -25,7 +25,11 @@ __all__ = ["awaited", "driven"]
 
 T = TypeVar("T")
 
-_BEFORE_OURS = 0.9  # of the limit is SQLite's to wait for a lock, so that its answer comes before ours
+
+def _for_sqlite(limit: float) -> int:
+    """Milliseconds that SQLite may wait for a lock, so that its answer comes before our limit: all but a tenth, and
+    all but 0.1 s (half of a limit that is shorter than 0.2)."""
+    return max(1, int(1000 * (limit - max(0.1 * limit, min(0.1, 0.5 * limit)))))
 
 
 def driven(link: Link, coroutine: Coroutine[Any, Any, T], timeout: float) -> T:
@@ -71,9 +75,10 @@ async def _bounded(link: Link, coroutine: Coroutine[Any, Any, T], limit: float) 
     if link.provider != "sqlite" or link.conn is None:
         return await coroutine
     usual = await _pragma(link, "PRAGMA busy_timeout")
-    if usual <= limit * 1000 * _BEFORE_OURS:
+    patience = _for_sqlite(limit)
+    if usual <= patience:
         return await coroutine
-    await _pragma(link, f"PRAGMA busy_timeout = {max(1, int(limit * 1000 * _BEFORE_OURS))}")
+    await _pragma(link, f"PRAGMA busy_timeout = {patience}")
     try:
         return await coroutine
     finally:
@@ -82,8 +87,7 @@ async def _bounded(link: Link, coroutine: Coroutine[Any, Any, T], limit: float) 
 
 
 async def _pragma(link: Link, sql: str) -> int:
-    statement = link.core.Statement(provider=link.provider, sql=sql, params=None)
-    response = await link.call("query_typed", statement)
+    response = await link.call("query_typed", link.statement(sql))
     (value,) = response.get_first().values()
     return int(value)
 

@@ -20,7 +20,7 @@ from mppool.database import core as core_module
 from mppool.database import sockets
 from mppool.database.driver import drive
 from mppool.database.uris import scrub
-from mppool.database.verdicts import Verdict, judge
+from mppool.database.verdicts import Verdict, is_panic, judge
 
 if TYPE_CHECKING:
     from mppool.database.core import Core
@@ -51,11 +51,6 @@ UNWATCHED = 0.0017
 # An answer, any answer, shows that the server is there: this one comes inside a failed PostgreSQL
 # transaction.
 _ABORTED_TRANSACTION = "25P02"
-
-
-def is_panic(error: BaseException) -> bool:
-    """Is it the core's? No module exports the class, and each copy of the core has its own."""
-    return type(error).__name__ == "PanicException"
 
 
 class Link:
@@ -181,13 +176,16 @@ class Link:
         does, for as long as the transaction was: it must be told to roll back before it sees an end."""
         return self.provider == "mysql" and (self.in_transaction or self.unclear)
 
+    def statement(self, sql: str) -> Any:
+        """A statement of our own, without parameters, as the core takes it."""
+        return self.core.Statement(provider=self.provider, sql=sql, params=None)
+
     async def answers(self) -> bool:
         """Does the database answer? Waits behind whatever still runs on the connection."""
         if self.conn is None or not self.conn.is_healthy():
             return False
         try:
-            statement = self.core.Statement(provider=self.provider, sql="SELECT 1", params=None)
-            await self.conn.query_typed(statement)
+            await self.conn.query_typed(self.statement("SELECT 1"))
         except self.core.Error as error:
             return bool(error.code() == _ABORTED_TRANSACTION)  # type: ignore[attr-defined]
         except BaseException as error:
@@ -200,9 +198,8 @@ class Link:
         """Is this a PostgreSQL transaction in which a statement has failed? Its COMMIT would be a silent ROLLBACK."""
         if self.provider != "postgresql":
             return False
-        statement = self.core.Statement(provider=self.provider, sql="SELECT 1", params=None)
         try:
-            await self.call("query_typed", statement)
+            await self.call("query_typed", self.statement("SELECT 1"))
         except errors.PySQLXError as error:
             return error.code == _ABORTED_TRANSACTION
         return False
@@ -245,9 +242,8 @@ class Link:
         sql = "ROLLBACK TRANSACTION" if self.provider == "sqlserver" else "ROLLBACK"
         if self.unclear:
             sql += "; SET autocommit = DEFAULT"
-        statement = self.core.Statement(provider=self.provider, sql=sql, params=None)
         try:
-            await self.call("raw_cmd", statement)
+            await self.call("raw_cmd", self.statement(sql))
         except errors.PySQLXError as error:
             if not (self.provider == "sqlite" and "no transaction is active" in error.message):
                 raise
@@ -272,9 +268,8 @@ class Link:
         # there would leave the statement to be committed by itself.
         if not (await self.answers() and await self.answers() and self._closes_before_rollback()):
             return
-        statement = self.core.Statement(provider=self.provider, sql="ROLLBACK", params=None)
         try:
-            await self.conn.raw_cmd(statement)
+            await self.conn.raw_cmd(self.statement("ROLLBACK"))
         except self.core.Error:
             pass  # it is dead: nothing more can be said
 

@@ -2,16 +2,16 @@
 
 The driver opens by itself and tells nothing of how; its sockets are only known as a set. Where one open runs at a
 time, the socket that came is the connection's. Where several run at once, the server is asked from which port it
-sees the connection come; over a Unix socket there is none, and they go one after the other. The socket is what a
-hung call is ended by, and what tells when a server has buried a connection that was closed. A connection whose
-socket could not be found works all the same.
+sees the connection come; over a Unix socket, or with a proxy between, it does not see ours, and they go one after the
+other. The socket is what a hung call is ended by, and what tells when a server has ended a connection. A connection
+whose socket could not be found works all the same.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Coroutine
-from contextlib import nullcontext
+from contextlib import ExitStack
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -20,14 +20,15 @@ from mppool import errors
 from mppool.database import core as core_module
 from mppool.database import sockets
 from mppool.database.driver import drive
-from mppool.database.link import Link, is_panic
-from mppool.database.uris import check_uri, options, over_unix_socket, refuses_looking, scrub, verifies, with_defaults
+from mppool.database.link import Link
+from mppool.database.uris import check_uri, options, refuses_looking, scrub, verifies, with_defaults
+from mppool.database.verdicts import is_panic
 from mppool.settings import Database
 
 if TYPE_CHECKING:
     from mppool.database.core import Core
 
-__all__ = ["open_link", "opening"]
+__all__ = ["one_by_one", "open_link", "opening"]
 
 PORTS = {"postgresql": 5432, "mysql": 3306}
 # The client's port as the server sees it; no row or no port when it is not TCP, or not ours behind a proxy.
@@ -68,6 +69,9 @@ async def opening(database: Database, connect_timeout: float = 5.0, sqlite_conne
     link = Link(core, conn, database)
     if database.provider != "sqlite":
         await _find_socket(link, sockets_before)
+        if link.suspect or link.doubtful:
+            link.drop(settled=True)
+            raise errors.ConnectError("0", "the server ended the connection as soon as it was open")
     return link
 
 
@@ -89,11 +93,28 @@ async def _new(core: Core, database: Database, connect_timeout: float) -> Any:
     return await core.new(with_defaults(database, connect_timeout, False))
 
 
+#: Servers that see the port which a connection comes from: connections opened at once can be told apart.
+_seeing: set[str] = set()
+_asked: set[str] = set()  # whether they do
+
+
+def one_by_one(database: Database) -> bool:
+    """Whether connections have to be opened one after the other: as long as it is not known that they need not."""
+    return database.provider != "sqlite" and database.key not in _seeing
+
+
 async def _find_socket(link: Link, before: set[sockets.Descriptor]) -> None:
-    if _claim(link, before, None) > 1 and link.provider in _SEEN_FROM:
-        port = await _port_seen(link)
-        if port is not None:
-            _claim(link, before, port)
+    key = link.database.key
+    found = _claim(link, before, None)
+    if link.provider not in _SEEN_FROM or (found == 1 and key in _asked):
+        return
+    port = await _port_seen(link)
+    if found == 1 and link.socket is not None:
+        _asked.add(key)
+        if port is not None and port == sockets.local_port(link.socket):
+            _seeing.add(key)
+    elif port is not None:
+        _claim(link, before, port)
 
 
 def _claim(link: Link, before: set[sockets.Descriptor], port: int | None) -> int:
@@ -110,9 +131,8 @@ def _claim(link: Link, before: set[sockets.Descriptor], port: int | None) -> int
 
 
 async def _port_seen(link: Link) -> int | None:
-    statement = link.core.Statement(provider=link.provider, sql=_SEEN_FROM[link.provider], params=None)
     try:
-        response = await link.call("query_typed", statement)
+        response = await link.call("query_typed", link.statement(_SEEN_FROM[link.provider]))
         place = str(response.get_first()["place"]) if len(response) else ""
     except (errors.PySQLXError, errors.NotConnectedError):
         return None  # a server that does not answer this; the first call will show what is wrong with it
@@ -134,11 +154,15 @@ def open_link(database: Database, *, connect_timeout: float = 5.0, sqlite_connec
     """
     # The core's own limit ends an open properly; ours is behind it, for name servers that never answer.
     limit = None if "connect_timeout" in options(database.uri) else 2 * connect_timeout + 5.0
-    began = monotonic()
-    flow: Coroutine[Any, Any, Link] = opening(database, connect_timeout, sqlite_connections)
-    try:
-        with core_module.process.one_by_one if over_unix_socket(database) else nullcontext():
+    with ExitStack() as stack:
+        if one_by_one(database):
+            stack.enter_context(core_module.process.one_by_one)
+            if not one_by_one(database):  # whoever went first has found that out
+                stack.close()
+        began = monotonic()
+        flow: Coroutine[Any, Any, Link] = opening(database, connect_timeout, sqlite_connections)
+        try:
             return drive(flow, limit)
-    except TimeoutError:
-        message = f"Timed out when connecting to the database ({monotonic() - began:.1f} s)"
-        raise errors.ConnectError("0", message) from None
+        except TimeoutError:
+            message = f"Timed out when connecting to the database ({monotonic() - began:.1f} s)"
+            raise errors.ConnectError("0", message) from None

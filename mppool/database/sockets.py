@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import os
 import re
+import select
 import socket
 import stat
 import sys
+from collections.abc import Iterable
 from time import monotonic
 
-__all__ = ["Twin", "Watch", "is_open", "local_port", "shut_down"]
+__all__ = ["Endings", "Twin", "Watch", "is_open", "local_port", "shut_down"]
 
 _WATCHED = re.compile(r"tfd:\s*(\d+)\s+events:\s*([0-9a-f]+).*?ino:\s*([0-9a-f]+)")
 _EDGE_TRIGGERED = 1 << 31  # the core's runtime asks for it, asyncio and uvloop do not
@@ -111,6 +113,54 @@ class Twin:
 
     def close(self) -> None:
         self._socket.close()
+
+
+class Endings:
+    """Tells when a server has ended its side of a connection that nobody asks anything just now. Readable then, where
+    there is epoll; elsewhere one has to look."""
+
+    __slots__ = ("_epoll",)
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll() if sys.platform == "linux" else None
+
+    def fileno(self) -> int:
+        return -1 if self._epoll is None else self._epoll.fileno()
+
+    def watch(self, descriptor: Descriptor) -> None:
+        """Tell, once, when this one ends."""
+        if self._epoll is not None:
+            self._epoll.register(descriptor[0], select.EPOLLRDHUP | select.EPOLLONESHOT)
+
+    def forget(self, descriptor: Descriptor) -> None:
+        """It is about to be closed by us."""
+        if self._epoll is not None:
+            try:
+                self._epoll.unregister(descriptor[0])
+            except OSError:
+                pass  # it was never watched
+
+    def hear(self) -> None:
+        """Before looking, so that what comes later is told again."""
+        if self._epoll is not None:
+            self._epoll.poll(0)
+
+    @staticmethod
+    def among(descriptors: Iterable[Descriptor]) -> set[Descriptor]:
+        """Those of which the server has ended its side; none of what it said before is read. The driver may have
+        noticed, and closed its own side."""
+        poll, watched, ended = select.poll(), {}, set()
+        for descriptor in descriptors:
+            if is_open(descriptor):
+                poll.register(descriptor[0], getattr(select, "POLLRDHUP", 0))  # elsewhere: both sides have ended
+                watched[descriptor[0]] = descriptor
+            else:
+                ended.add(descriptor)
+        return ended | {watched[number] for number, _ in poll.poll(0)}
+
+    def close(self) -> None:
+        if self._epoll is not None:
+            self._epoll.close()
 
 
 class Watch:

@@ -43,8 +43,7 @@ async def begin(link: Link, isolation_level: str | None, immediate: bool) -> Non
     link.failed = link.failed and before
     try:
         if immediate and link.provider == "sqlite":
-            statement = link.core.Statement(provider="sqlite", sql="BEGIN IMMEDIATE", params=None)
-            await link.call("raw_cmd", statement)
+            await link.call("raw_cmd", link.statement("BEGIN IMMEDIATE"))
         else:
             await link.call("start_transaction", isolation_level)
     except errors.RawCmdError as error:

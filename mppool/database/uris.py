@@ -9,7 +9,7 @@ from urllib.parse import unquote, urlsplit
 if TYPE_CHECKING:
     from mppool.settings import Database
 
-__all__ = ["check_uri", "options", "over_unix_socket", "refuses_looking", "scrub", "verifies", "with_defaults"]
+__all__ = ["check_uri", "options", "refuses_looking", "scrub", "verifies", "with_defaults"]
 
 LOOK = "client_connection_check_interval"  # PostgreSQL 14: how often it looks for its client during a statement
 LOOK_EVERY = 100  # milliseconds; a look is one system call
@@ -42,20 +42,12 @@ def verifies(database: Database) -> bool:
     return database.provider == "sqlserver"
 
 
-def over_unix_socket(database: Database) -> bool:
-    """Whether the server is reached over a Unix socket."""
-    given = options(database.uri)
-    if database.provider == "postgresql":
-        return unquote(given.get("host", "")).startswith("/")
-    return database.provider == "mysql" and ("socket" in given or given.get("prefer_socket", "false") != "false")
-
-
 def with_defaults(database: Database, connect_timeout: float, looked_after: bool = True) -> str:
     """The uri with what the user left open: a bound on connecting, no second connection on MySQL, and, where
     ``looked_after``, a PostgreSQL server that ends the statement of a client that is gone."""
     if database.provider not in ("postgresql", "mysql"):
         return database.uri
-    uri = database.uri
+    uri: str = database.uri
     given = options(uri)
     more = []
     if "connect_timeout" not in given:

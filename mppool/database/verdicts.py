@@ -12,7 +12,7 @@ from enum import IntEnum
 
 from mppool.errors import ConnectError
 
-__all__ = ["Verdict", "is_full", "is_permanent", "judge"]
+__all__ = ["Verdict", "is_full", "is_panic", "is_permanent", "judge"]
 
 
 class Verdict(IntEnum):
@@ -54,6 +54,11 @@ _HARMLESS = (
     "Foreign key constraint failed",
     "Null constraint failed",
 )
+
+
+def is_panic(error: BaseException) -> bool:
+    """Is it the core's? No module exports the class, and each copy of the core has its own."""
+    return type(error).__name__ == "PanicException"
 
 
 def judge(provider: str, code: str, message: str) -> Verdict:

@@ -15,7 +15,7 @@ import time
 from typing import Any
 
 from mppool import errors
-from mppool.late import late
+from mppool.late import late, no_fork
 from mppool.shared import ledger as L
 from mppool.shared import messages, paths
 
@@ -26,6 +26,8 @@ _NEEDED = (
     "LD_LIBRARY_PATH",
     "DYLD_LIBRARY_PATH",
     "MPPOOL_RUNTIME_DIR",
+    "SSL_CERT_FILE",  # for the helper that the manager may start
+    "SSL_CERT_DIR",
 )  # of the environment: it may hold secrets
 _BOOT = "import sys; sys.path.append(sys.argv[1]); from mppool.manager.server import main; main(sys.argv[2])"
 
@@ -117,28 +119,31 @@ def _start(config: dict[str, Any], folder: str) -> socket.socket:
     socket_path = os.path.join(folder, paths.SOCKET)
     if os.path.lexists(socket_path):
         os.unlink(socket_path)  # of a manager that was killed
-    log = os.open(os.path.join(folder, paths.LOG), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
-    reader, writer = os.pipe()
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        listener.bind(socket_path)
-        os.chmod(socket_path, 0o600)
-        listener.listen(_BACKLOG)
-        home = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-        process = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", _BOOT, home, folder, str(reader)],
-            stdin=listener.fileno(),
-            stdout=log,
-            stderr=log,
-            pass_fds=(reader,),
-            start_new_session=True,
-            env={name: os.environ[name] for name in _NEEDED if name in os.environ},
-        )
-        os.write(writer, json.dumps(config).encode())  # the uri goes by a pipe: arguments can be read by everybody
-    finally:
-        listener.close()
-        for fd in (log, reader, writer):
-            os.close(fd)
+    # A child forked meanwhile would keep the listening socket and the pipe open: its parent's successors would knock at
+    # a door that nobody opens, and a manager would wait for the end of its configuration.
+    with no_fork():
+        log = os.open(os.path.join(folder, paths.LOG), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+        reader, writer = os.pipe()
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            listener.bind(socket_path)
+            os.chmod(socket_path, 0o600)
+            listener.listen(_BACKLOG)
+            home = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+            process = subprocess.Popen(
+                [sys.executable, "-I", "-S", "-c", _BOOT, home, folder, str(reader)],
+                stdin=listener.fileno(),
+                stdout=log,
+                stderr=log,
+                pass_fds=(reader,),
+                start_new_session=True,
+                env={name: os.environ[name] for name in _NEEDED if name in os.environ},
+            )
+            os.write(writer, json.dumps(config).encode())  # the uri goes by a pipe: arguments can be read by everybody
+        finally:
+            listener.close()
+            for fd in (log, reader, writer):
+                os.close(fd)
     sock = connect(config["name"])
     if process.wait() == 0 and sock is not None:
         return sock

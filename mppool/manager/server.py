@@ -18,7 +18,8 @@ import socket
 import sys
 import time
 
-from mppool.manager.orphans import Orphan, Shared
+from mppool.manager.connections import Shared
+from mppool.manager.orphans import Orphans
 from mppool.manager.treasury import Treasury
 from mppool.shared import identity, messages, paths
 from mppool.shared import ledger as L
@@ -28,10 +29,6 @@ if TYPE_CHECKING:
     from typing import Any
 
 FIRST_MEMBER = 10.0  # seconds a new manager waits for whoever launched it, and a leaving one for who just came in
-ORPHANED = 60.0  # seconds that a server may go on with the statement of a member that ended, before its permit is free
-# Seconds that a server gets to end the connections of a member that ended when no manager had them: PostgreSQL looks
-# for its client every 0.1 s.
-MOURNED = 0.3
 KEPT = 16  # connections of a member that are kept before those that have ended are looked for
 LOOK = 0.2  # seconds between looks at processes of whose end the kernel cannot tell us
 SOON = 0.05  # seconds until the next try to leave
@@ -60,7 +57,8 @@ class Manager:
 
     Args:
         listener: bound and listening in ``folder``.
-        config: name, uri, database, max_size, linger (seconds to stay after the last member left).
+        config: name, uri, database, max_size, linger (seconds to stay after the last member left),
+            path (where the helper finds its packages), end_orphans (whether there is to be one).
     """
 
     def __init__(self, listener: socket.socket, folder: str, config: dict[str, Any]) -> None:
@@ -73,10 +71,9 @@ class Manager:
         self._ledger = ledger
         self._treasury = Treasury(ledger, config["max_size"], self._ring)
         self._guests: set[Guest] = set()
-        self._orphans: set[Orphan] = set()
-        self._mourned: list[tuple[float, int]] = []  # accounts that are free at that time, the next one first
         self._members: dict[int, Guest] = {}
         self._selector = selectors.DefaultSelector()
+        self._orphans = Orphans(config, self._treasury, self._selector, self._freed)
         self._stopping = bool(living and ledger.cells[L.H_STOPPING])
         ledger.cells[L.H_STOPPING] = self._stopping
         ledger.cells[L.H_DATABASE] = L.database_key(config["database"])
@@ -88,7 +85,7 @@ class Manager:
             self._inherit(row)
         for row in dead:
             self._treasury.inherit(row, time.monotonic())
-            self._mourn(row)
+            self._orphans.mourn(row)
 
     def _at_home(self) -> bool:
         """Whether newcomers still find us: somebody may have deleted the folder. Then we step down; the members launch
@@ -109,27 +106,22 @@ class Manager:
             if not self._at_home():
                 return
             for key, _ in events:
-                guest: Guest | Orphan | None = key.data
+                guest = key.data
                 if guest is None:
                     self._accept()
-                elif isinstance(guest, Orphan):
-                    if guest in self._orphans and guest.listen():
-                        self._buried(guest)
+                elif not isinstance(guest, Guest):
+                    self._orphans.hear(guest)
                 elif guest not in self._guests:
                     continue  # it went a moment ago, in this very round
                 elif key.fd == guest.notice:
+                    if guest.channel is not None:
+                        self._hear(guest)  # what it said last: perhaps of a connection that it had just opened
                     self._gone(guest)
                 else:
                     self._hear(guest)
             self._look()
             now = time.monotonic()
-            for orphan in [orphan for orphan in self._orphans if now >= orphan.give_up_at]:
-                os.write(2, b"a server still has a connection whose process ended %d s ago\n" % ORPHANED)
-                self._buried(orphan)
-            while self._mourned and now >= self._mourned[0][0]:
-                self._treasury.leave(self._mourned.pop(0)[1])
-                self._dirty = True
-                self._consider_leaving()
+            self._orphans.upkeep(now)
             if self._dirty or (self._again_at is not None and now >= self._again_at):
                 self._dirty = False
                 self._again_at = self._treasury.settle(now)
@@ -137,9 +129,7 @@ class Manager:
                 return
 
     def _pause(self) -> float | None:
-        times = [at for at in (self._again_at, self._leave_at) if at is not None]
-        times += [orphan.give_up_at for orphan in self._orphans]
-        times += [at for at, _ in self._mourned[:1]]
+        times = [at for at in (self._again_at, self._leave_at, self._orphans.next_at()) if at is not None]
         if any(guest.notice is None for guest in self._guests):
             times.append(time.monotonic() + LOOK)
         return max(0.0, min(times) - time.monotonic()) if times else None
@@ -150,7 +140,8 @@ class Manager:
         try:
             guest.notice = identity.death_notice(guest.pid)
         except OSError:
-            self._ledger.clear(row)  # it has ended since we looked
+            self._treasury.inherit(row, time.monotonic())
+            self._orphans.mourn(row)  # it has ended since we looked
             return
         self._treasury.inherit(row, time.monotonic())
         guest.member, self._members[row] = row, guest
@@ -215,48 +206,18 @@ class Manager:
         self._see_off(guest)
         if guest.member is not None:
             del self._members[guest.member]
-            self._bury(guest, guest.member)
+            if guest.channel is None:
+                self._orphans.mourn(guest.member)
+            else:
+                self._orphans.bury(guest.member, guest.connections.leave())
             self._dirty = True
         if self._full:
             self._full = False
             self._selector.register(self._listener, selectors.EVENT_READ, None)
         self._consider_leaving()
 
-    def _bury(self, guest: Guest, member: int) -> None:
-        """A member has ended: its permits are free, but for those whose connections the server has not ended yet."""
-        orphans = []
-        for connection in guest.connections.leave():
-            orphan = Orphan(connection, member, time.monotonic() + ORPHANED)
-            if orphan.listen():
-                orphan.close()
-            else:
-                orphans.append(orphan)
-        if guest.channel is None:
-            self._mourn(member)
-            return
-        if not orphans:
-            self._treasury.leave(member)
-            return
-        self._treasury.bury(member, len(orphans))
-        for orphan in orphans:
-            self._orphans.add(orphan)
-            self._selector.register(orphan, selectors.EVENT_READ, orphan)
-
-    def _mourn(self, row: int) -> None:
-        """A member of the predecessor's has ended, and nobody has its connections any more to hear of their end."""
-        cells, at = self._ledger.cells, self._ledger.row(row)
-        held = 0 if cells[at + L.LEFT] or self._config["database"].startswith("sqlite") else cells[at + L.HELD]
-        self._treasury.bury(row, max(0, held))
-        if self._treasury.books.accounts[row].credit > 0:
-            self._mourned.append((time.monotonic() + MOURNED, row))
-        else:
-            self._treasury.leave(row)
-
-    def _buried(self, orphan: Orphan) -> None:
-        self._orphans.remove(orphan)
-        self._selector.unregister(orphan)
-        orphan.close()
-        self._treasury.buried(orphan.member)
+    def _freed(self) -> None:
+        """Permits came free."""
         self._dirty = True
         self._consider_leaving()
 
@@ -270,7 +231,7 @@ class Manager:
             os.close(guest.notice)
 
     def _consider_leaving(self) -> None:
-        needed = self._members or self._orphans or self._mourned or any(guest.owner for guest in self._guests)
+        needed = self._members or self._orphans or any(guest.owner for guest in self._guests)
         linger = 0.0 if self._stopping else self._config["linger"]
         self._leave_at = None if needed else time.monotonic() + linger
 
@@ -307,7 +268,7 @@ class Manager:
             raise messages.Garbled(f"unknown request {verb!r}")
 
     def _description(self) -> dict[str, Any]:
-        shown = {key: self._config[key] for key in ("name", "uri", "database", "max_size")}
+        shown = {key: self._config[key] for key in ("name", "uri", "database", "max_size", "end_orphans")}
         return {"ok": True, "manager": os.getpid(), **shown}
 
     def _refuse(self, guest: Guest, message: dict[str, Any], returning: bool = False) -> bool:
@@ -321,7 +282,7 @@ class Manager:
             text = f"budget {name!r} runs with other settings: {'; '.join(mismatch)}"
             guest.channel.send({"ok": False, "error": "BudgetMismatchError", "message": text})
             return True
-        if self._stopping and not returning:
+        if self._stopping and not returning and guest.pid != self._orphans.helper:
             text = f"budget {name!r} was stopped and takes no new members"
             guest.channel.send({"ok": False, "error": "ManagerUnavailableError", "message": text})
             return True
@@ -350,6 +311,7 @@ class Manager:
             self._see_off(absent)
         guest.member, self._members[row] = row, guest
         self._leave_at = None
+        self._orphans.seated(guest.pid, row)
         if returning:
             self._treasury.awaits(row)
         self._again_at = self._treasury.settle(now)  # so that it finds permits when it comes in

@@ -18,6 +18,13 @@ if TYPE_CHECKING:
 
     from mppool.core.books import Account, Plan
 
+_NOBODY = -1  # a start that no process has
+
+
+# What members write of themselves may contradict itself for ever: then others get their turn in between.
+ROUNDS = 20
+SOON = 0.01  # seconds
+
 
 class Treasury:
     """Books, ledger and semaphores of one budget.
@@ -33,7 +40,8 @@ class Treasury:
         self.books = Books(max_size)
         self.semaphores: dict[int, EventSemaphore] = {}
         self.undeclared: set[int] = set()  # accounts of which only the predecessor knew what is held
-        self._told: dict[int, tuple[int, int, int]] = {}  # what a member's row says: credit, target, limit
+        # What a member's row says: credit, target, limit. None: it may still go by what the predecessor had written.
+        self._told: dict[int, tuple[int, int, int] | None] = {}
         self._bell = bell
         ledger.cells[L.H_MAX_SIZE] = max_size
 
@@ -43,7 +51,7 @@ class Treasury:
         credit = self.ledger.cells[self.ledger.row(row) + L.CREDIT]
         self.books.attach(row, now).credit = credit
         self.awaits(row)
-        self._told[row] = (0, 0, 0)
+        self._told[row] = None
 
     def attach(self, pid: int, started: int, warm: int, now: float, token: int = 0) -> int | None:
         """Open an account, or find the one that this member had; the member's row. None: all rows are taken.
@@ -87,14 +95,32 @@ class Treasury:
         account = self.books.accounts[member]
         account.credit, account.frozen = held, False
         self.ledger.cells[self.ledger.row(member) + L.CREDIT] = held  # before what it frees is granted to anybody
-        self._told[member] = (0, 0, 0)
+        self._told[member] = None
 
-    def bury(self, member: int, connections: int) -> None:
-        """A member has ended, and its server has not yet ended so many of its connections: all else is free."""
+    def bury(self, member: int, connections: int, busy: int | None = None) -> None:
+        """A member has ended, and its server has not yet ended so many of its connections: all else is free.
+
+        Its row stays until they are gone, for a successor of ours who must wait for them, too. It is nobody's: no
+        process has that start.
+
+        Args:
+            connections: that may still count on the server.
+            busy: as many of them may be at work; None: all.
+        """
         account = self.books.accounts[member]
         account.credit, account.frozen = min(account.credit, connections), True
         self.undeclared.discard(member)
-        self._close(member)
+        semaphore = self.semaphores.pop(member, None)
+        if semaphore is not None:
+            semaphore.close()
+        cells, at = self.ledger.cells, self.ledger.row(member)
+        cells[at + L.STARTED] = _NOBODY
+        cells[at + L.TOKEN] = 0
+        cells[at + L.IN_USE] = account.credit if busy is None else min(account.credit, busy)
+        for cell in (L.MOVING, L.CLOSING, L.WAITING, L.SINCE, L.WARM, L.COST, L.TARGET, L.LIMIT, L.KNOWN):
+            cells[at + cell] = 0
+        cells[at + L.HELD] = cells[at + L.CREDIT] = account.credit
+        cells[at + L.LEFT] = 0  # the last: until then its own word that it had nothing open counts
 
     def buried(self, member: int) -> None:
         """One of them is gone."""
@@ -102,6 +128,32 @@ class Treasury:
         account.credit -= 1
         if account.credit <= 0:
             self.leave(member)
+            return
+        at = self.ledger.row(member)
+        for cell in (L.IN_USE, L.HELD, L.CREDIT):
+            self.ledger.cells[at + cell] = min(self.ledger.cells[at + cell], account.credit)
+
+    def lend(self, buried: int, member: int) -> None:
+        """Let a member have one of a buried one's permits, until it leaves: all it has counts as used."""
+        books, cells = self.books, self.ledger.cells
+        books.accounts[buried].credit -= 1
+        cells[self.ledger.row(buried) + L.CREDIT] = books.accounts[buried].credit
+        account, at = books.accounts[member], self.ledger.row(member)
+        account.credit, account.frozen = account.credit + 1, True
+        cells[at + L.LIMIT] = cells[at + L.TARGET] = cells[at + L.CREDIT] = account.credit
+        self.semaphores[member].give(1)
+
+    def take_back(self, buried: int) -> None:
+        """Who had that permit leaves."""
+        account = self.books.accounts[buried]
+        account.credit += 1
+        self.ledger.cells[self.ledger.row(buried) + L.CREDIT] = account.credit
+
+    @property
+    def spare(self) -> int:
+        """Permits that the living have or could have."""
+        frozen = sum(account.credit for account in self.books.accounts.values() if account.frozen)
+        return self.books.max_size - frozen
 
     def leave(self, member: int) -> None:
         """Close an account: everything it had is free."""
@@ -118,19 +170,32 @@ class Treasury:
 
     def settle(self, now: float) -> float | None:
         """Reconcile until nothing more can move. Returns when to do so again; None: when something happens."""
-        while True:
+        for _ in range(ROUNDS):
             self._read()
-            plan = self.books.plan(now)
+            plan, unheard = self.books.plan(now), False
             for member, permits in plan.grants:
-                self._publish(member)
+                unheard |= self._publish(member)
                 self.semaphores[member].give(permits)
-            if not self._recall(plan):
-                break
+            if not self._recall(plan) and not self._announce(plan) and not unheard:
+                return plan.again_at
+        self._announce(plan)
+        return now + SOON
+
+    def _announce(self, plan: Plan) -> bool:
+        """Publish the plan. True: somebody may have acted before it could be read, and thought that it need not ring.
+
+        A member writes, then looks whether that concerns anybody; so we write, then look what was written meanwhile.
+        (The look takes microseconds; so long no processor keeps a store to itself.)
+        """
+        was_quiet = not self.ledger.cells[L.H_HUNGRY]
         self.ledger.cells[L.H_HUNGRY] = plan.shortage
+        if was_quiet and plan.shortage:
+            return True  # what came free a moment ago was of no interest to anybody
+        unheard = False
         for member, account in self.books.accounts.items():
             if not account.frozen:
-                self._publish(member)
-        return plan.again_at
+                unheard |= self._publish(member)
+        return unheard
 
     def _recall(self, plan: Plan) -> int:
         moved = 0
@@ -146,16 +211,15 @@ class Treasury:
 
     def _read(self) -> None:
         for member, account in self.books.accounts.items():
-            held, in_use, moving, closing, waiting, since, warm, cost = self.ledger.facts(member)
+            # A row is its member's to write: nonsense there must not keep us busy for ever.
+            held, in_use, moving, closing, waiting, since, warm, cost = [max(0, n) for n in self.ledger.facts(member)]
             account.held, account.in_use, account.moving, account.closing = held, in_use, moving, closing
             account.waiting, account.warm = waiting, warm
             account.since, account.cost = since / 1e9, cost / 1e9
-            if account.frozen:
-                account.held = account.in_use = account.credit
-                account.moving = account.closing = account.waiting = account.warm = 0
 
-    def _publish(self, member: int) -> None:
-        """Write the manager's cells of a row, and ring its member if that asks something of it."""
+    def _publish(self, member: int) -> bool:
+        """Write the manager's cells of a row, and ring its member if that asks something of it. True: somebody there
+        lined up a moment ago, and took it that the manager knew already."""
         account = self.books.accounts[member]
         cells, at = self.ledger.cells, self.ledger.row(member)
         said, say = self._told[member], (account.credit, account.target, account.limit)
@@ -163,10 +227,11 @@ class Treasury:
         # The credit last: who sees it raised must not see the old target beside it, take that for an order to come
         # down, and turn away from the semaphore.
         cells[at + L.LIMIT], cells[at + L.TARGET], cells[at + L.CREDIT] = account.limit, account.target, account.credit
-        hungry = self.books.extra(account) > 0
-        cells[at + L.KNOWN] = min(account.in_use + account.waiting, L.NEVER) if hungry else 0
-        if said != say and _concerned(account, said):
+        hungry, knew = self.books.extra(account) > 0, cells[at + L.KNOWN]
+        known = cells[at + L.KNOWN] = min(account.in_use + account.waiting, L.NEVER) if hungry else 0
+        if said is None or (said != say and _concerned(account, said)):
             self._bell(member)
+        return known < knew and cells[at + L.IN_USE] + cells[at + L.WAITING] > max(known, account.credit)
 
 
 def _concerned(account: Account, said: tuple[int, int, int]) -> bool:

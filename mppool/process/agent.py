@@ -11,19 +11,19 @@ for its wake-ups; asleep, it costs nothing. The event loop of a process may be b
 from __future__ import annotations
 
 import logging
-import os
-import random
 import selectors
 import threading
 from time import monotonic
 from typing import TYPE_CHECKING
 
 from mppool import errors
-from mppool.core.backoff import Backoff
-from mppool.core.pool import Waiter
+from mppool.core.pool import Slot, Waiter
 from mppool.database.parking import OURS
+from mppool.database.sockets import Endings
 from mppool.database.verdicts import is_permanent
 from mppool.late import late
+from mppool.process.alarm import Alarm
+from mppool.process.gate import Gate
 from mppool.process.member import Member
 from mppool.process.succession import Succession
 from mppool.shared import ledger as L
@@ -34,42 +34,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("mppool.pool")
 
-OPEN_AT_ONCE = 16  # connections one process opens at a time
 SHARE_AGAIN = 0.01  # seconds until the manager is told again of a connection, when it was behind with its reading
-
-
-class Alarm:
-    """Wakes a selector from any thread. Rung any number of times, it wakes once."""
-
-    def __init__(self) -> None:
-        self._read, self._write = os.pipe()
-        os.set_blocking(self._read, False)
-        os.set_blocking(self._write, False)
-        self._rung = False
-
-    def fileno(self) -> int:
-        return self._read
-
-    def ring(self) -> None:
-        if not self._rung:
-            self._rung = True
-            try:
-                os.write(self._write, b"!")
-            except OSError:
-                pass  # full: it has been rung; closed: nobody listens any more
-
-    def hush(self) -> None:
-        """Before looking at what there is to do, so that what comes later rings again."""
-        try:
-            os.read(self._read, 64)
-        except OSError:
-            pass
-        self._rung = False
-
-    def close(self) -> None:
-        self._rung = True
-        os.close(self._read)
-        os.close(self._write)
 
 
 class Agent:
@@ -87,10 +52,10 @@ class Agent:
         self._selector.register(self._alarm, selectors.EVENT_READ)
         self._member: Member | None = None
         self._succession = Succession(pool)
+        self._gate = Gate(pool)
+        self._endings = Endings()
         self._unshared: list[Link] = []  # connections of which the manager is still to be told
         self._thread = threading.Thread(target=self._run, name=f"{OURS}agent-{pool.name}", daemon=True)
-        self._backoff = Backoff(0.05, 2.0)
-        self._retry_at = 0.0
         self._upkeep_at = 0.0
         self._offered = 0.0  # idle connections from before this time have been offered to those who wait
         self._starting = [starting] if starting is not None else []
@@ -147,6 +112,19 @@ class Agent:
     def join(self, timeout: float) -> None:
         self._thread.join(timeout)
 
+    def watch(self, link: Link) -> bool:
+        """A connection has been opened: notice when its server ends it, and `share` it. Under the pool's lock."""
+        socket = link.live_socket()
+        if socket is not None:
+            self._endings.watch(socket)
+        return self.share(link)
+
+    def unwatch(self, link: Link) -> None:
+        """A connection is about to be closed from here."""
+        socket = link.live_socket()
+        if socket is not None:
+            self._endings.forget(socket)
+
     def share(self, link: Link) -> bool:
         """Tell the manager of a connection that has been opened. Under the pool's lock. False: not yet, it has too much
         to read."""
@@ -171,29 +149,33 @@ class Agent:
             self.wake()
 
     def connect_succeeded(self) -> None:
-        self._backoff.succeeded()
-        self._retry_at = 0.0
+        """Under the pool's lock."""
+        failures = self._gate.succeeded()
+        if failures:
+            logger.info("pool %s: connected again, after %d tries", self._pool.name, failures + 1)
 
-    def failing(self, error: errors.ConnectError) -> list[Waiter]:
+    def failing(self, error: errors.ConnectError) -> tuple[list[Waiter], float | None]:
         """A connection could not be opened. Under the pool's lock, in one go with the machine's report, or the agent
-        might take it that nothing is being opened because all is done. Those to wake, who wait in start()."""
-        self._retry_at = monotonic() + self._backoff.failed(random.random())
+        might take it that nothing is being opened because all is done.
+
+        Returns: those to wake, who wait in start(); and what to tell `connect_failed`.
+        """
+        pause = self._gate.failed(monotonic())
         starting, self._starting = self._starting, []
         for waiter in starting:
             waiter.error = error
-        return starting
+        return starting, pause
 
-    def connect_failed(self, error: errors.ConnectError) -> None:
-        """Try again later, or tell those who wait that it is no use."""
-        pool = self._pool
-        if pool.machine.stopped:
-            pass  # nobody needs it any more
-        elif is_permanent(error):
-            logger.error("pool %s: cannot connect: %s", pool.name, error)
+    def connect_failed(self, error: errors.ConnectError, pause: float | None) -> None:
+        """Try again later, or tell those who wait that it is no use. Logs the 1st, 2nd, 4th, 8th … failure in a row."""
+        pool, failures = self._pool, self._gate.failures
+        permanent = is_permanent(error)
+        if pause is not None and not failures & (failures - 1) and not pool.machine.stopped:
+            level = logging.ERROR if permanent else logging.WARNING
+            text = "pool %s: cannot connect to %s (%d in a row), trying again in %.2f s: %s"
+            logger.log(level, text, pool.name, pool.budget.database.key, failures, pause, error)
+        if permanent:
             pool.fail_waiting(error)
-        else:
-            pause = max(0.0, self._retry_at - monotonic())
-            logger.warning("pool %s: cannot connect, trying again in %.2f s: %s", pool.name, pause, error)
         self.wake()
 
     def held_elsewhere(self) -> dict[int, int] | None:
@@ -207,11 +189,16 @@ class Agent:
     def abandon(self) -> None:
         """In a forked child: close our copies of the parent's descriptors."""
         self.done = True
-        self._selector.close()
-        self._alarm.close()
+        self._close()
+        self._gate.abandon()
         for member in (self._member, self._succession.close()):
             if member is not None:
                 member.abandon()
+
+    def _close(self) -> None:
+        self._selector.close()
+        self._alarm.close()
+        self._endings.close()
 
     # -- the thread ------------------------------------------------------------------------------------------
 
@@ -255,6 +242,8 @@ class Agent:
 
     def _serve(self) -> None:
         machine = self._pool.machine
+        if self._endings.fileno() >= 0:
+            self._selector.register(self._endings, selectors.EVENT_READ)
         self._reconcile(monotonic())
         late("mppool.database.rows")  # pydantic, which the first row needs: now, beside the first connect
         while True:
@@ -268,6 +257,24 @@ class Agent:
                 member = self._member
                 if member is not None and key.fileobj is member.channel and not member.heard():
                     self._manager_lost(member)
+                elif key.fileobj is self._endings:
+                    self._discard_ended()
+
+    def _discard_ended(self) -> None:
+        """Lend no connection that its server has ended; one that is borrowed is replaced when it comes back."""
+        pool, machine = self._pool, self._pool.machine
+        self._endings.hear()
+        with pool.lock:
+            links = {slot.link: slot for slot in (*machine.idle, *machine.borrowed)}
+            known = {link.socket: link for link in links if link.socket is not None and link.conn is not None}
+            ended = [known[socket] for socket in Endings.among(known)]
+            for link in ended:
+                link.doubtful = True
+            leaving = machine.discard({links[link] for link in ended})
+            if leaving:
+                pool.publish()
+        for slot in leaving:
+            pool.workshop.close_at_once(slot)
 
     def _manager_lost(self, member: Member) -> None:
         """Go on with what this process has."""
@@ -283,8 +290,7 @@ class Agent:
             members = [member for member in (self._member, self._succession.close()) if member is not None]
             # Stragglers that publish once more must not write into a row that is no longer ours.
             self._pool.unseat()
-        self._selector.close()
-        self._alarm.close()
+        self._close()
         for member in members:
             member.leave()
         self._disappoint()
@@ -297,9 +303,12 @@ class Agent:
         """Do all there is to do; the seconds to sleep unless woken, None: for ever."""
         pool = self._pool
         machine, cells, at = pool.machine, pool.cells, pool.at
+        upkeep = now >= self._upkeep_at
+        if upkeep:
+            self._discard_ended()  # for systems that do not tell
         with pool.lock:
             leaving = machine.surrender(now, cells[at + L.TARGET], cells[at + L.LIMIT], pool.workshop.cost)
-            if now >= self._upkeep_at:
+            if upkeep:
                 leaving += machine.expire(now, pool.settings.monitor_batch_size)
                 self._upkeep_at = now + pool.settings.check_interval
             if leaving:
@@ -312,7 +321,8 @@ class Agent:
             credit = cells[at + L.CREDIT]  # before the target: see Treasury._publish
             target = cells[at + L.TARGET]
             room = len(machine.slots) < target or target >= credit
-            may = now >= self._retry_at and len(machine.opening) < OPEN_AT_ONCE
+            opens_at = self._gate.opens_at(now)
+            may = opens_at == now
             self.listening = listening = wants > 0 and room and may
             ring = wants > 0 and machine.demand > cells[at + L.KNOWN] and machine.demand > cells[at + L.CREDIT]
             ring = ring or self._offer(now)
@@ -320,7 +330,7 @@ class Agent:
             if warm:
                 self._starting = []
                 machine.min_size = cells[at + L.WARM] = pool.settings.min_size
-            pause = self._sleep(now, wants)
+            pause = self._sleep(now, opens_at if wants else None)
             unshared, self._unshared = self._unshared, []
             for link in unshared:
                 self.share(link)
@@ -333,21 +343,25 @@ class Agent:
 
     def _take(self, now: float) -> None:
         """Take permits for the connections that are wanted, and have them opened."""
+        pool, machine = self._pool, self._pool.machine
+        while machine.to_open() > 0 and (turn := self._gate.enter(now)) is not None:
+            with pool.lock:
+                slot = self._take_permit()
+            if slot is None:
+                turn.give_back()
+                return
+            pool.workshop.open(slot, turn)
+
+    def _take_permit(self) -> Slot | None:
         pool, member = self._pool, self._member
         assert member is not None
-        machine, target = pool.machine, pool.at + L.TARGET
-        while now >= self._retry_at:
-            with pool.lock:
-                if (
-                    machine.to_open() <= 0
-                    or len(machine.opening) >= OPEN_AT_ONCE
-                    or len(machine.slots) >= pool.cells[target]
-                    or not member.semaphore.take()
-                ):
-                    return
-                slot = machine.take()
-                pool.publish()
-            pool.workshop.open(slot)
+        machine = pool.machine
+        full = len(machine.slots) >= pool.cells[pool.at + L.TARGET]
+        if machine.to_open() <= 0 or full or not member.semaphore.take():
+            return None
+        slot = machine.take()
+        pool.publish()
+        return slot
 
     def _offer(self, now: float) -> bool:
         """Whether to tell the manager of connections that have lain idle long enough to be worth moving."""
@@ -360,15 +374,15 @@ class Agent:
             return True
         return False
 
-    def _sleep(self, now: float, wants: int) -> float | None:
+    def _sleep(self, now: float, opens_at: float | None) -> float | None:
         pool, machine = self._pool, self._pool.machine
         cells, at = pool.cells, pool.at
         times: list[float] = []
         expiry = machine.next_expiry(now)
         if expiry is not None:
             times.append(max(expiry, self._upkeep_at))
-        if wants and now < self._retry_at:
-            times.append(self._retry_at)
+        if opens_at is not None and opens_at > now:
+            times.append(opens_at)
         if self._succession.next_try is not None:
             times.append(self._succession.next_try)
         if self._unshared:

@@ -40,9 +40,11 @@ class Handle:
         monitor_batch_size: int = 10,
         *,
         name: str | None = None,
+        end_orphans: bool = True,
         max_idle: float = 600.0,
         max_waiting: int | None = None,
         connect_timeout: float = 5.0,
+        connect_concurrency: int = 16,
         configure: Callable[[Any], object] | None = None,
         check: Callable[[Any], object] | None = None,
         reset: Callable[[Any], object] | None = None,
@@ -56,11 +58,13 @@ class Handle:
             max_idle=max_idle,
             max_waiting=max_waiting,
             connect_timeout=connect_timeout,
+            connect_concurrency=connect_concurrency,
             configure=configure,
             check=check,
             reset=reset,
         )
-        self._set(BudgetSettings(uri, max_size, name), name or own_name(), settings, "new")
+        budget = BudgetSettings(uri, max_size, name, end_orphans)
+        self._set(budget, name or own_name(), settings, "new")
 
     def _set(self, budget: BudgetSettings, name: str, settings: PoolSettings, state: str) -> None:
         settings.fits(budget.max_size)
@@ -82,7 +86,7 @@ class Handle:
 
     @property
     def uri(self) -> str:
-        return self._budget.uri
+        return str(self._budget.uri)
 
     @property
     def name(self) -> str:

@@ -297,7 +297,7 @@ class LocalPool:
 
     def stats(self) -> PoolStats:
         with self.lock:
-            machine = self.machine
+            machine, last = self.machine, self.workshop.last_connect_error
             return PoolStats(
                 name=self.name,
                 max_size=self.budget.max_size,
@@ -313,6 +313,7 @@ class LocalPool:
                 connect_errors=self.workshop.connect_errors,
                 refused_full=self.workshop.refused_full,
                 rollbacks=self.rollbacks,
+                last_connect_error=str(last[1]) if last is not None else None,
                 manager_lost=self.agent.lost,
             )
 

@@ -8,6 +8,7 @@ import weakref
 from typing import Any
 
 from mppool import errors
+from mppool.database.statements import lexer
 from mppool.late import late
 from mppool.manager import launcher
 from mppool.process import registry
@@ -30,6 +31,9 @@ class PoolManager:
         max_size: permits: connections open or being opened at any moment, over all processes.
         name: 1 to 64 letters, digits, ``.``, ``_`` or ``-``; every program of this user that gives it shares the
             budget. None: the budget is this program's, and its children's.
+        end_orphans: whether a PostgreSQL or MySQL server is told to end the statements of processes that are gone,
+            so that their permits come free at once; False: they are waited for, up to 60 seconds. That of whoever
+            comes to the budget first counts.
 
     Raises: TypeError, ValueError: a parameter is not what it should be.
 
@@ -38,8 +42,8 @@ class PoolManager:
     used in this process, in children however they are started, and pickled.
     """
 
-    def __init__(self, uri: str, max_size: int = 10, name: str | None = None) -> None:
-        self._set(BudgetSettings(uri, max_size, name), name or own_name())
+    def __init__(self, uri: str, max_size: int = 10, name: str | None = None, *, end_orphans: bool = True) -> None:
+        self._set(BudgetSettings(uri, max_size, name, end_orphans), name or own_name())
 
     def _set(self, budget: BudgetSettings, name: str) -> None:
         self._budget = budget
@@ -65,7 +69,7 @@ class PoolManager:
         except ConnectionResetError as error:
             raise errors.ManagerUnavailableError(f"budget {name!r} has just ended") from error
         manager = cls.__new__(cls)
-        manager._set(BudgetSettings(answer["uri"], answer["max_size"], name), name)
+        manager._set(BudgetSettings(answer["uri"], answer["max_size"], name, answer["end_orphans"]), name)
         manager._open_ledger(channel)
         channel.close()
         return manager
@@ -82,7 +86,9 @@ class PoolManager:
                 raise errors.PoolAlreadyStartedError(f"manager {self._name!r} is started already")
             self._own()
             self._stopped = False
-        late("mppool.database.rows")  # pydantic, which every child would import for its first row
+        # What each child would do again for its first query.
+        late("mppool.database.rows")  # pydantic
+        lexer(self._budget.database.provider)
 
     def stop(self) -> None:
         """End the budget: stop this process's handles, admit no new member. The manager leaves with the last one.
@@ -98,6 +104,7 @@ class PoolManager:
             handles = list(self._handles)
         for handle in handles:
             handle._discard()
+        Handle._wait_for(registry.end_unused(self._name))  # of handles that nobody has any more
         with self._lock:
             if self._channel is not None:
                 self._channel.close()

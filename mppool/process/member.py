@@ -8,6 +8,7 @@ pool's lock: what is held and what lies on the semaphore never change apart.
 from __future__ import annotations
 
 import os
+import sys
 from typing import Any
 
 from mppool import errors
@@ -28,6 +29,8 @@ def launch_config(budget: BudgetSettings, name: str) -> dict[str, Any]:
         "database": budget.database.key,
         "max_size": budget.max_size,
         "linger": LINGER_NAMED if budget.name is not None else 0.0,
+        "end_orphans": budget.end_orphans,
+        "path": [os.path.abspath(each) for each in sys.path if isinstance(each, str)],
     }
 
 

@@ -27,7 +27,7 @@ class Forkable(Protocol):
 
 _lock = threading.Lock()
 _pools: dict[str, LocalPool] = {}
-_users: dict[str, set[int]] = {}  # the handles that use it, by id
+_users: dict[str, weakref.WeakSet[Forkable]] = {}  # the handles that use it, as long as anybody has them
 _forkables: weakref.WeakSet[Forkable] = weakref.WeakSet()
 
 
@@ -47,12 +47,12 @@ def join(
         pool = _pools.get(name)
         if pool is None or pool.machine.stopped:
             pool = _pools[name] = LocalPool(budget, name, settings, starting)
-            _users[name] = set()
-        elif id(user) not in _users[name]:
+            _users[name] = weakref.WeakSet()
+        elif user not in _users[name]:
             pool.adapt(budget, settings)
             if starting is not None:
                 pool.agent.tell_when_warm(starting)
-        _users[name].add(id(user))
+        _users[name].add(user)
         return pool
 
 
@@ -61,12 +61,19 @@ def part(user: Forkable, pool: LocalPool) -> bool:
     with _lock:
         if _pools.get(pool.name) is not pool:
             return False
-        _users[pool.name].discard(id(user))
-        if _users[pool.name]:
-            return False
-        del _pools[pool.name], _users[pool.name]
+        _users[pool.name].discard(user)
+    return end_unused(pool.name) is not None
+
+
+def end_unused(name: str) -> LocalPool | None:
+    """Stop the pool of that name if no handle uses it any more; the pool then."""
+    with _lock:
+        if name not in _pools or len(_users[name]):
+            return None
+        pool = _pools.pop(name)
+        del _users[name]
     pool.stop()
-    return True
+    return pool
 
 
 def _before_fork() -> None:

@@ -80,9 +80,13 @@ class PySQLXEnginePoolSync(Handle):
         check_interval: seconds between upkeep rounds.
         monitor_batch_size: connections closed for their age in one upkeep round.
         name: of the budget, to share it with programs that are not forked from this one.
+        end_orphans: whether a PostgreSQL or MySQL server is told to end the statements of processes that are gone,
+            so that their permits come free at once; False: they are waited for, up to 60 seconds. That of whoever
+            comes to the budget first counts.
         max_idle: seconds after which an unused connection above ``min_size`` is closed.
         max_waiting: callers of this process that may wait at once; None: any number.
         connect_timeout: seconds that opening one connection may take.
+        connect_concurrency: connections to a server that all processes of the budget together open at a time.
         configure: called with each new connection (a `PySQLXEngineSync`), on a thread of the pool's.
         check: called with a connection before it is lent; False or an exception discards it.
         reset: called with a connection that came back; False or an exception discards it.

@@ -21,6 +21,7 @@ from mppool.database.opening import open_link
 from mppool.database.verdicts import is_full
 from mppool.process.hands import Hands
 from mppool.shared import ledger as L
+from mppool.shared.turns import Turn
 
 if TYPE_CHECKING:
     from mppool.process.local import LocalPool
@@ -31,6 +32,7 @@ CLOSE_PATIENCE = 5.0  # seconds a hand waits for a call that still runs on a con
 # Seconds that a server may go on with a statement that was given up, before its connection is cut and the permit goes
 # back all the same: a server that cannot be reached must not keep permits for ever.
 BURIAL_PATIENCE = 60.0
+FULL_PAUSES = (0.002, 0.5)  # seconds until a server that is full is asked again, at first and at most
 COST_DRIFT = 0.1  # the estimate of what an open costs follows the cheapest ones seen, and rises slowly by this
 
 
@@ -44,12 +46,12 @@ class Workshop:
         self.opened = self.closed = self.connect_errors = self.refused_full = 0
         self.last_connect_error: tuple[float, errors.ConnectError] | None = None
 
-    def open(self, slot: Slot) -> None:
+    def open(self, slot: Slot, turn: Turn) -> None:
         """Open a connection. SQLite's takes a tenth of a millisecond and no network: less than to wake a hand."""
         if self._pool.budget.database.provider == "sqlite" and self._pool.settings.configure is None:
-            self._open(slot)
+            self._open(slot, turn)
         else:
-            self._hands.do(lambda: self._open(slot))
+            self._hands.do(lambda: self._open(slot, turn))
 
     def tend(self, slot: Slot) -> None:
         self._hands.do(lambda: self._tend(slot))
@@ -59,7 +61,7 @@ class Workshop:
 
     def close_at_once(self, slot: Slot) -> None:
         """Close an idle connection on this thread (the agent's): others wait for its permit."""
-        slot.link.attend()
+        self._take_leave(slot)
         if not slot.link.close(0.0):
             self.close(slot)
         elif slot.link.provider == "sqlite":
@@ -77,10 +79,13 @@ class Workshop:
 
     # -- opening ---------------------------------------------------------------------------------------------
 
-    def _open(self, slot: Slot) -> None:
-        pool, began = self._pool, monotonic()
+    def _open(self, slot: Slot, turn: Turn) -> None:
+        pool = self._pool
         try:
-            link = self._connect()
+            try:
+                link, began = self._connect()
+            finally:
+                turn.give_back()
         except errors.ConnectError as error:
             self._not_opened(slot, error)
             return
@@ -96,24 +101,26 @@ class Workshop:
             self.opened += 1
             self.cost = min(took, self.cost + COST_DRIFT * took) if self.cost else took
             pool.cells[pool.at + L.COST] = int(self.cost * 1e9)
-            shared = pool.agent.share(link)
+            shared = pool.agent.watch(link)
+            pool.agent.connect_succeeded()
+            self.last_connect_error = None
             action = pool.machine.opened(slot, link, now, expires)
             pool.publish()
             wake = not shared or pool.machine.to_open() > 0 or not pool.machine.opening or pool.cells[L.H_HUNGRY]
-        pool.agent.connect_succeeded()
         if action is not None:
             pool.act(action)
         if wake:
             pool.agent.wake()
 
-    def _connect(self) -> Any:
-        """Open and configure one connection. A server that is full is asked again for a while: permits are exact,
-        but it may take a moment to bury the connection whose place this one takes."""
+    def _connect(self) -> tuple[Any, float]:
+        """Open and configure one connection; and when that began. A server that is full is asked again for a while:
+        permits are exact, but it may take a moment to bury the connection whose place this one takes."""
         pool, settings = self._pool, self._pool.settings
         database, max_size = pool.budget.database, pool.budget.max_size
-        backoff = Backoff(0.002, 0.1)
+        backoff = Backoff(*FULL_PAUSES)
         give_up = monotonic() + settings.connect_timeout
         while True:
+            began = monotonic()
             try:
                 link = open_link(
                     database,
@@ -126,25 +133,26 @@ class Workshop:
                     raise
                 with pool.lock:
                     self.refused_full += 1
+                    self.last_connect_error = (monotonic(), error)
             time.sleep(backoff.failed(random.random()))
         if settings.configure is not None and not self._hook(settings.configure, "configure", link):
             link.close()
             raise errors.ConnectError("0", "the configure hook failed; the log has its traceback")
-        return link
+        return link, began
 
     def _not_opened(self, slot: Slot, error: errors.ConnectError) -> None:
         pool = self._pool
         with pool.lock:
             pool.machine.not_opened(slot)
             wanted = pool.agent.put_back()
-            starting = pool.agent.failing(error)
+            starting, pause = pool.agent.failing(error)
             self.connect_errors += 1
             self.last_connect_error = (monotonic(), error)
             pool.publish()
         for waiter in starting:
             waiter.wake()
         pool.agent.permit_unused(wanted, False)
-        pool.agent.connect_failed(error)
+        pool.agent.connect_failed(error, pause)
 
     # -- looking after ---------------------------------------------------------------------------------------
 
@@ -179,9 +187,14 @@ class Workshop:
 
     # -- closing ---------------------------------------------------------------------------------------------
 
+    def _take_leave(self, slot: Slot) -> None:
+        """From now on only its burial matters."""
+        self._pool.agent.unwatch(slot.link)
+        slot.link.attend()
+
     def _close(self, slot: Slot) -> None:
         link, give_up = slot.link, monotonic() + BURIAL_PATIENCE
-        link.attend()
+        self._take_leave(slot)
         while not link.close(min(CLOSE_PATIENCE, max(0.1, give_up - monotonic()))):
             if monotonic() < give_up:
                 logger.warning(

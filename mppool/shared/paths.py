@@ -11,6 +11,7 @@ import os
 import stat
 
 LEDGER, SOCKET, LOG = "ledger", "socket", "log"  # in a budget's folder
+TURN = "turn-"  # and a number, there: see `turns`
 LOCK = "lock"  # in the root: held while a manager is launched, and while one leaves
 
 
@@ -66,15 +67,13 @@ def make_root() -> str:
 
 def remove_folder(path: str) -> None:
     """Take a budget's folder away, as far as it is still there, and the lock with the last one. Only under the lock."""
-    for name in (SOCKET, LEDGER, LOG):
-        try:
-            os.unlink(os.path.join(path, name))
-        except FileNotFoundError:
-            pass
     try:
+        for name in os.listdir(path):
+            if name in (SOCKET, LEDGER, LOG) or name.startswith(TURN):
+                os.unlink(os.path.join(path, name))
         os.rmdir(path)
     except OSError:
-        pass  # somebody put something there
+        pass  # it is gone, or somebody put something there
     base = os.path.dirname(path)
     if os.path.isdir(base) and os.listdir(base) == [LOCK]:
         os.unlink(os.path.join(base, LOCK))  # whoever waits for it sees that it is gone, and makes a new one

@@ -18,7 +18,18 @@ from rich.table import Table
 
 from scripts.benchmarks.contract import Benchmark, Results, Setting, Skip, find_postgres
 
-NAMES = ("seed", "borrow", "query", "burst", "skew", "parallel", "reclaim", "handover", "start")
+NAMES = (
+    "seed",
+    "borrow",
+    "query",
+    "burst",
+    "skew",
+    "parallel",
+    "reclaim",
+    "handover",
+    "start",
+    "restart",
+)
 PACKAGES = ("mppool", "pysqlx-core", "pysqlx-engine", "psycopg", "psycopg-pool", "sqlalchemy")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
@@ -73,7 +75,7 @@ class Walk(RuleBasedStateMachine):
         assert not self.machine.step_out(waiter)
 
     @precondition(lambda self: self.lent)
-    @rule(data=st.data(), fit=st.booleans(), tend=st.booleans())
+    @rule(data=st.data(), fit=st.sampled_from([True, True, False]), tend=st.sampled_from([False, False, True]))
     def give_back(self, data: st.DataObject, fit: bool, tend: bool) -> None:
         slot = data.draw(st.sampled_from(list(self.lent)))
         del self.lent[slot]
@@ -89,14 +91,14 @@ class Walk(RuleBasedStateMachine):
                 self.machine.take()
 
     @precondition(lambda self: self.machine.opening)
-    @rule(works=st.booleans())
-    def opened(self, works: bool) -> None:
-        slot = next(iter(self.machine.opening))
-        if works:
-            self.number += 1
-            self.do(self.machine.opened(slot, self.number, self.now, self.now + KEEP_ALIVE))
-        else:
-            self.machine.not_opened(slot)
+    @rule(works=st.booleans(), most=st.sampled_from([1, 8]))
+    def opened(self, works: bool, most: int) -> None:
+        for slot in list(self.machine.opening)[:most]:
+            if works:
+                self.number += 1
+                self.do(self.machine.opened(slot, self.number, self.now, self.now + KEEP_ALIVE))
+            else:
+                self.machine.not_opened(slot)
 
     @precondition(lambda self: self.machine.tending)
     @rule(fit=st.booleans())
@@ -122,8 +124,9 @@ class Walk(RuleBasedStateMachine):
             assert held <= target or (held <= limit and oldest + patience > self.now)
         assert not given or held >= target, "more was given than was asked for"
 
-    @rule(most=st.integers(1, 4))
-    def expire(self, most: int) -> None:
+    @rule(passes=st.sampled_from([0.0, 11.0, 101.0]), most=st.integers(1, 4))
+    def expire(self, passes: float, most: int) -> None:
+        self.now += passes
         before = len(self.machine.slots) - len(self.machine.closing)
         expired = self.machine.expire(self.now, most)
         assert len(expired) <= most
@@ -134,6 +137,16 @@ class Walk(RuleBasedStateMachine):
         due = self.machine.next_expiry(self.now)
         if len(expired) < most and due is not None:
             assert due > self.now, "something was due and was left"
+
+    @precondition(lambda self: self.machine.idle)
+    @rule(data=st.data(), restarted=st.booleans())
+    def ended(self, data: st.DataObject, restarted: bool) -> None:
+        """The server ends all connections, or some."""
+        machine = self.machine
+        idle = set(machine.idle)
+        broken = {slot for slot in machine.idle if restarted or data.draw(st.booleans())}
+        assert set(machine.discard(broken | machine.borrowed)) == broken
+        assert set(machine.idle) == idle - broken
 
     @rule(now=st.sampled_from([False] * 9 + [True]))  # seldom: nothing happens any more afterwards
     def stop(self, now: bool) -> None:
@@ -227,6 +240,11 @@ class KeepsWhatIsCalledBack(PoolMachine):
         return super().surrender(now, target + 1, limit + 1, patience)
 
 
+class DiscardsOnlyTheLast(PoolMachine):
+    def discard(self, broken: Container[Slot]) -> list[Slot]:
+        return super().discard([slot for slot in self.idle[-1:] if slot in broken])
+
+
 class NeverOpens(PoolMachine):
     def to_open(self) -> int:
         return max(0, super().to_open() - 1)
@@ -242,6 +260,7 @@ class NeverOpens(PoolMachine):
         CountsThoseWhoLeft,
         ForgetsTheOld,
         KeepsWhatIsCalledBack,
+        DiscardsOnlyTheLast,
         NeverOpens,
     ],
 )

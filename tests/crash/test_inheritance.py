@@ -121,18 +121,27 @@ class Succession(RuleBasedStateMachine):
     def reign(self) -> None:
         """A manager begins with what the ledger says."""
         self.fuse.left = None
-        self.orphans.clear()  # nobody has their sockets any more
         self.treasury = self.treasury_class(self.ledger, MAX_SIZE, lambda member: None)
         living = {seat.at: seat for seat in self.seats if seat.at >= 0}
         for row in range(L.ROWS):
             at = self.ledger.row(row)
             if self.raw[at + L.PID]:
-                if at in living:
-                    self.treasury.inherit(row, self.now)
-                else:
-                    self.ledger.clear(row)
+                self.treasury.inherit(row, self.now)
+                if at not in living:
+                    self.mourn(row)
         for seat in self.seats:
             seat.row = None
+
+    def mourn(self, row: int) -> None:
+        """Nobody has the sockets of the dead any more, but what they held is known until the server has ended it."""
+        held = self.raw[self.ledger.row(row) + L.HELD]
+        assert held >= self.orphans.get(row, 0)
+        if row in self.orphans:
+            self.treasury.bury(row, held)
+            for _ in range(held - self.orphans[row]):
+                self.treasury.buried(row)
+        else:
+            self.treasury.leave(row)
 
     def do(self, action: Any, *args: Any) -> Any:
         try:
@@ -235,7 +244,7 @@ class Succession(RuleBasedStateMachine):
         seat = data.draw(st.sampled_from([seat for seat in self.seats if seat.row is not None]))
         self.seats.remove(seat)
         assert seat.row is not None
-        orphans = min(at_work, seat.held)
+        orphans = min(at_work, self.raw[seat.at + L.HELD])  # what is at work has been published
         try:
             if orphans:
                 self.orphans[seat.row] = orphans
@@ -333,8 +342,8 @@ class GrantsToTheAbsent(Treasury):
 
 
 class ForgetsWhatTheServerHolds(Treasury):
-    def bury(self, member: int, connections: int) -> None:
-        super().bury(member, connections)
+    def bury(self, member: int, connections: int, busy: int | None = None) -> None:
+        super().bury(member, connections, busy)
         self.books.accounts[member].credit -= 1
 
 
@@ -356,9 +365,17 @@ class SemaphoreFirst(Treasury):
             return super().settle(now)
 
 
+class ForgetsTheDead(Treasury):
+    """Keeps them in its own books only."""
+
+    def bury(self, member: int, connections: int, busy: int | None = None) -> None:
+        super().bury(member, connections, busy)
+        self.ledger.clear(member)
+
+
 @pytest.mark.parametrize(
     "planted",
-    [TrustsTheLedger, GrantsToTheAbsent, ForgetsWhatTheServerHolds, SemaphoreFirst],
+    [TrustsTheLedger, GrantsToTheAbsent, ForgetsWhatTheServerHolds, ForgetsTheDead, SemaphoreFirst],
 )
 def test_the_walk_finds_planted_bugs(planted: type[Treasury]) -> None:
     with pytest.raises((AssertionError, KeyError, Exception)):

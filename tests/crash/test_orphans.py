@@ -15,7 +15,7 @@ from collections.abc import Callable
 import pytest
 
 from mppool import PoolManager
-from mppool.manager import server
+from mppool.manager import orphans
 from mppool.shared import ledger as L
 from tests.crash.crew import REPEAT, Books, crew, say, succeeded, watched
 from tests.manager.seats import get, served_here, sit
@@ -124,7 +124,7 @@ def test_a_server_that_never_ends_is_given_up(monkeypatch: pytest.MonkeyPatch) -
     ours, theirs = socket.socketpair()
 
     def soon() -> None:
-        monkeypatch.setattr(server, "ORPHANED", 0.3)
+        monkeypatch.setattr(orphans, "ORPHANED", 0.3)
 
     with served_here(soon):
         dead, other = sit(), sit()
@@ -164,3 +164,25 @@ def test_the_servers_end_frees_it(ends: str) -> None:
         theirs.close()
         until(lambda: other.cells[other.at + L.CREDIT] == 4)
         other.leave()
+
+
+def test_a_connection_that_nobody_had_told_of_gets_a_moment() -> None:
+    """Its process was killed while it was being opened: the server has it, and ends it when it looks."""
+    ours, theirs = socket.socketpair()
+    with served_here(theirs.close):
+        dead, other = sit(), sit()
+        get(dead, 3)
+        assert dead.opened(ours.fileno())
+        dead.cells[dead.at + L.MOVING] = 2
+        other.cells[other.at + L.WAITING] = 4
+        dead.channel.hang_up()
+        ended = time.monotonic()
+        until(lambda: other.cells[other.at + L.CREDIT] == 1)
+        theirs.close()  # the one that it had told of
+        until(lambda: other.cells[other.at + L.CREDIT] == 2)
+        assert time.monotonic() - ended < orphans.MOURNED
+        until(lambda: other.cells[other.at + L.CREDIT] == 4)
+        assert time.monotonic() - ended >= orphans.MOURNED
+        dead.abandon()
+        other.leave()
+    ours.close()

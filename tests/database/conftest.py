@@ -50,13 +50,15 @@ class BlockingBlock:
 def conn(request: pytest.FixtureRequest, database_uri: str) -> Iterator[Any]:
     """A connection of each kind to each database, with an empty table t."""
     one: Any = PySQLXEngineSync(database_uri) if request.param == "sync" else Blocking(database_uri)
-    one.connect()
-    one.raw_cmd("DROP TABLE IF EXISTS t")
-    one.execute("CREATE TABLE t (a INTEGER PRIMARY KEY, b VARCHAR(20))")
-    yield one
-    if not one.connected:
+    try:
         one.connect()
-    if one._link.in_transaction:
-        one.rollback()
-    one.raw_cmd("DROP TABLE IF EXISTS t")
-    one.shut() if isinstance(one, Blocking) else one.close()
+        one.raw_cmd("DROP TABLE IF EXISTS t")
+        one.execute("CREATE TABLE t (a INTEGER PRIMARY KEY, b VARCHAR(20))")
+        yield one
+        if not one.connected:
+            one.connect()
+        if one._link.in_transaction:
+            one.rollback()
+        one.raw_cmd("DROP TABLE IF EXISTS t")
+    finally:
+        one.shut() if isinstance(one, Blocking) else one.close()

@@ -158,7 +158,7 @@ def test_a_statement_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_long_statement_is_read_and_not_kept() -> None:
     sql = f"SELECT b, a FROM t WHERE a IN ({', '.join(map(str, range(6000)))})"
-    assert len(sql) > statements._CACHED_LENGTH
+    assert len(sql) > statements.CACHED_LENGTH
     assert selected(LITE, sql) == ("b", "a")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import socket
 import sys
 
@@ -11,6 +12,7 @@ import pytest
 from mppool.database import sockets
 from mppool.database.opening import open_link
 from mppool.settings import Database
+from tests.waiting import until
 
 
 def servers_port(uri: str) -> int:
@@ -64,3 +66,54 @@ def test_shut_down_ends_the_conversation_for_all() -> None:
     assert first.recv(1) == b""
     first.close()
     second.close()
+
+
+def descriptor(sock: socket.socket) -> sockets.Descriptor:
+    return sock.fileno(), os.fstat(sock.fileno()).st_ino
+
+
+def connected() -> tuple[socket.socket, socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        client = socket.create_connection(listener.getsockname())
+        return client, listener.accept()[0]
+
+
+def test_an_end_is_told_once_and_what_was_said_is_not() -> None:
+    endings = sockets.Endings()
+    pairs = [connected() for _ in range(3)]
+    mine = [descriptor(client) for client, _ in pairs]
+
+    def told() -> bool:
+        return bool(select.select([endings], [], [], 0)[0]) if endings.fileno() >= 0 else True
+
+    for one in mine:
+        endings.watch(one)
+    pairs[0][1].sendall(b"an answer")
+    until(lambda: select.select([pairs[0][0]], [], [], 0)[0])
+    if endings.fileno() >= 0:
+        assert not told(), "an answer is no end"
+    assert sockets.Endings.among(mine) == set()
+    pairs[0][1].close()  # with something said that nobody has read
+    pairs[1][1].shutdown(socket.SHUT_WR)
+    until(lambda: sockets.Endings.among(mine) == set(mine[:2]))
+    assert told()
+    endings.hear()
+    assert endings.fileno() < 0 or not told()
+    assert pairs[0][0].recv(100) == b"an answer", "it was looked at and not read"
+    endings.forget(mine[2])
+    endings.forget(mine[2])
+    pairs[2][1].close()
+    until(lambda: sockets.Endings.among(mine) == set(mine))
+    assert endings.fileno() < 0 or not told(), "of one that was forgotten nothing is told"
+    endings.close()
+    for pair in pairs:
+        for each in pair:
+            each.close()
+
+
+def test_a_socket_that_the_driver_has_closed_has_ended() -> None:
+    client, server = connected()
+    mine = descriptor(client)
+    client.close()
+    server.close()
+    assert sockets.Endings.among([mine]) == {mine}

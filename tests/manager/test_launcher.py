@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -14,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from mppool import errors
+from mppool import PoolManager, errors
 from mppool.manager import launcher
 from mppool.shared import ledger as L
 from mppool.shared import paths
@@ -266,3 +267,37 @@ def test_an_unsafe_place_is_refused(runtime_folder: str) -> None:
     with pytest.raises(errors.ManagerUnavailableError, match="open to others"):
         sit()
     os.chmod(runtime_folder, 0o700)
+
+
+def test_nobody_forks_while_a_manager_is_launched(sqlite_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A child would have a copy of the listening socket, and keep the door of a dead manager open."""
+    begun, go, real = threading.Event(), threading.Event(), json.dumps
+
+    def slow(*args: Any, **kwargs: Any) -> str:
+        begun.set()
+        assert go.wait(20)
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(launcher.json, "dumps", slow)
+    manager = PoolManager(sqlite_uri, 2)
+    codes: list[int] = []
+
+    def fork() -> None:
+        pid = os.fork()
+        if not pid:
+            mine = [os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if fd not in known]
+            os._exit(sum(each.startswith(("socket:", "pipe:")) for each in mine))
+        codes.append(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+
+    known = {*os.listdir("/proc/self/fd")}
+    threads = [threading.Thread(target=manager.start), threading.Thread(target=fork)]
+    threads[0].start()
+    assert begun.wait(20)
+    threads[1].start()
+    threads[1].join(0.2)
+    assert codes == []
+    go.set()
+    for thread in threads:
+        thread.join()
+    manager.stop()
+    assert codes[0] <= 1, "the connection to the manager, perhaps; nothing that belongs to the launch"

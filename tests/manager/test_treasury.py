@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mppool.core.books import TURN
+from mppool.core.books import TURN, Plan
 from mppool.manager import treasury as module
 from mppool.shared import ledger as L
 from tests.manager.watched import Budget, opened
@@ -101,6 +101,24 @@ def test_nobody_is_rung_who_closes_already_or_has_them_unused(budget: Budget) ->
     assert budget.bells == []
 
 
+def test_whoever_comes_over_from_a_predecessor_is_rung(budget: Budget) -> None:
+    """It came in and read what the predecessor had ordered: to come down to nothing, and so not to look for permits. A
+    grant alone would not wake it."""
+    cells, at = budget.ledger.cells, budget.ledger.row(0)
+    for cell, value in ((L.PID, os.getpid()), (L.STARTED, 1), (L.TOKEN, 7), (L.CREDIT, 2), (L.TARGET, 0)):
+        cells[at + cell] = value
+    budget.treasury.inherit(0, 0.0)
+    assert budget.treasury.attach(os.getpid(), 1, 0, 0.0, token=7) == 0
+    budget.report(0, waiting=1)
+    budget.settle()
+    assert budget.bells == [], "nothing is granted on a guess"
+    budget.treasury.declare(0, 0)
+    budget.settle()
+    assert (budget.grants, budget.bells) == ([(0, 1)], [0])
+    budget.settle()
+    assert budget.bells == []
+
+
 @pytest.mark.parametrize(("waiting", "rung"), [(1, True), (0, False)])
 def test_a_lifted_order_is_told_to_whoever_waits(budget: Budget, waiting: int, rung: bool) -> None:
     busy, taker = budget.worker(4, in_use=4), budget.attach()
@@ -125,6 +143,53 @@ def test_hunger_and_what_is_known_of_it_are_published(budget: Budget) -> None:
     budget.settle()
     assert budget.ledger.cells[L.H_HUNGRY] == 0
     assert budget.cell(taker, L.KNOWN) == 0
+
+
+def meanwhile(budget: Budget, monkeypatch: pytest.MonkeyPatch, act: Callable[[], None]) -> None:
+    """Have a member act between the manager's reading and its writing, once."""
+    plan, actions = budget.treasury.books.plan, [act]
+
+    def planned(now: float) -> Plan:
+        made = plan(now)
+        while actions:
+            actions.pop()()
+        return made
+
+    monkeypatch.setattr(budget.treasury.books, "plan", planned)
+
+
+def test_a_connection_that_comes_free_before_anybody_is_known_to_want_one(
+    budget: Budget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its member sees nobody hungry and does not ring: the manager must see it by itself, or nobody would again."""
+    busy, taker = budget.worker(4, in_use=4), budget.attach()
+    budget.report(taker, waiting=1)
+
+    def give_back() -> None:
+        assert budget.ledger.cells[L.H_HUNGRY] == 0
+        budget.report(busy, in_use=3)
+
+    meanwhile(budget, monkeypatch, give_back)
+    budget.settle()
+    assert budget.bells == [busy]
+    assert budget.cell(busy, L.TARGET) == 3
+
+
+def test_whoever_lines_up_before_the_manager_forgets_who_did(budget: Budget, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It sees that the manager knows of as many who wait, and does not ring."""
+    budget.worker(4, in_use=4)
+    taker = budget.attach()
+    budget.report(taker, waiting=2)
+    budget.settle()
+    budget.report(taker, waiting=0)  # they gave up
+
+    def line_up() -> None:
+        assert budget.cell(taker, L.KNOWN) == 2
+        budget.report(taker, waiting=1)
+
+    meanwhile(budget, monkeypatch, line_up)
+    budget.settle()
+    assert (budget.cell(taker, L.KNOWN), budget.ledger.cells[L.H_HUNGRY]) == (1, 1)
 
 
 # -- coming and going ----------------------------------------------------------------------------------------
@@ -190,6 +255,24 @@ def test_each_fact_reaches_the_account_under_its_name(budget: Budget) -> None:
 
 
 # -- settling ------------------------------------------------------------------------------------------------
+
+
+def test_rows_that_contradict_themselves_do_not_keep_it_busy_for_ever(budget: Budget) -> None:
+    """Found by the test below after 100,000 examples: granted to whoever waits, taken off whoever has too many unused,
+    and they are the same."""
+    with opened(6) as crowded:
+        rows = (
+            (3, 6, 4, -298, 2, 8, -(2**63) + 1, 2),
+            (-1430618, 5, -5776125, -163, 0, 7, 8, -835048248),
+            (-480, 37497, 4, 5, -393, 276, -1211, 2804908),
+            (-27607, 8, -19449, 3, 7, -2149, 3, 3),
+        )
+        for facts in rows:
+            names = ("held", "in_use", "moving", "closing", "waiting", "since", "warm", "cost")
+            crowded.report(crowded.attach(), **dict(zip(names, facts, strict=True)))
+        for _ in range(3):
+            crowded.settle()
+        assert sum(crowded.credits()) <= 6
 
 
 def test_taking_turns_asks_to_be_woken(budget: Budget) -> None:

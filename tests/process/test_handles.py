@@ -348,3 +348,12 @@ def test_repr_and_stats_tell_the_truth_and_no_secret(limited_role: Any) -> None:
         assert "secret" not in repr(pool) + repr(pool.stats()) + repr(pool._budget) + repr(pool._settings)
         with pool.connection() as conn:
             assert "secret" not in repr(conn)
+
+
+def test_a_pool_whose_handles_nobody_kept_ends_with_its_manager(sqlite_uri: str) -> None:
+    """The balance sheet sees to the rest."""
+    with PoolManager(sqlite_uri, 3) as manager:
+        for _ in range(3):
+            with manager.pool().connection() as conn:
+                assert conn.query_first("SELECT 1 AS a").a == 1
+        assert manager.stats().open == 1, "one after the other, they shared a pool"

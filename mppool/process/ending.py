@@ -1,0 +1,208 @@
+"""The manager's helper: ends, on the server, the connections of processes that are gone. A process of its own.
+
+It is a member of the budget like any other: it waits for a permit, and its one connection counts. It ends what has
+the same user and database, comes from an address and port that the manager names, and is older than its own
+connection. Where the server does not see us under the address and port that we see ourselves (another network's, a
+proxy's), or where there are none (a Unix socket), it ends nothing. It frees no permit: the server's end of file does.
+
+Where a manager was killed with its members, nobody can name their connections any more. Then it counts those of the
+same user and database that come from this host and that no process here has, and tells the manager; they might be
+another budget's, or another network's behind this host's address, so it does not end them.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import signal
+import socket
+import time
+from ipaddress import ip_address
+from typing import Any
+
+from mppool import errors
+from mppool.database import sockets
+from mppool.database.connection import PySQLXEngineSync
+from mppool.process.sync_pool import PySQLXEnginePoolSync
+from mppool.settings import BudgetSettings, PoolSettings
+from mppool.shared.messages import Channel
+
+__all__ = ["main"]
+
+PATIENCE = 10.0  # seconds to wait for a permit
+LIFE = 30  # seconds after which the process ends whatever it does
+TWICE = 0.05  # seconds between two looks
+ANSWER = 5.0  # seconds that the manager may take for an answer
+
+logger = logging.getLogger("mppool.ending")
+
+Place = tuple[str, int]  # address and port of a connection's client
+
+# Places are "address:port"; a MySQL server that looks names up has the host's name for its address.
+_OWN = {
+    "postgresql": "SELECT host(inet_client_addr()) || ':' || inet_client_port() AS place",
+    "mysql": "SELECT host AS place FROM information_schema.processlist WHERE id = CONNECTION_ID()",
+}
+_OLDER = {
+    "postgresql": (
+        "SELECT o.pid AS id, host(o.client_addr) || ':' || o.client_port AS place "
+        "FROM pg_stat_activity o, pg_stat_activity me WHERE me.pid = pg_backend_pid() AND o.pid <> me.pid "
+        "AND o.usename = me.usename AND o.datname = me.datname AND o.backend_start < me.backend_start"
+    ),
+    "mysql": (
+        "SELECT o.id AS id, o.host AS place "
+        "FROM information_schema.processlist o, information_schema.processlist me WHERE me.id = CONNECTION_ID() "
+        "AND o.id < me.id AND o.user = me.user AND o.db <=> me.db"
+    ),
+}
+_END = {"postgresql": "SELECT pg_terminate_backend({})", "mysql": "KILL {}"}
+
+
+def _plain(address: str) -> str:
+    """An address in the one form in which it can be compared; a host's name as it is."""
+    try:
+        parsed = ip_address(address.strip("[]").partition("%")[0])
+    except ValueError:
+        return address
+    return str(getattr(parsed, "ipv4_mapped", None) or parsed)
+
+
+def _parsed(place: str | None) -> Place:
+    address, _, port = (place or "").rpartition(":")
+    return _plain(address), int(port) if port.isdigit() else 0
+
+
+class Server:
+    """What the server says of connections, over our own.
+
+    Attributes:
+        here: our own end as we see it; None: the socket is not known, or not TCP.
+        port: of the server's end.
+    """
+
+    def __init__(self, connection: PySQLXEngineSync) -> None:
+        self._connection = connection
+        self._provider = connection._link.provider
+        self.here, self.port = _ends(connection._link.live_socket())
+        rows = connection.query_as_dict(_OWN[self._provider])
+        self._seen = _parsed(rows[0]["place"] if rows else None)
+
+    def sees_us(self) -> bool:
+        """Whether the server knows us by the address and port that we have here."""
+        address, port = self._seen
+        return self.here is not None and port == self.here[1] and self.here[0] in {address, *_addresses(address)}
+
+    def older(self, places: list[Place]) -> list[int]:
+        """The connections from these places that were there before ours."""
+        wanted = set(map(self._as_seen, places))
+        return [connection for connection, place in self._all_older().items() if place in wanted]
+
+    def left(self, places: list[Place]) -> set[int]:
+        """The connections from here that were there before ours and that nobody on this host has any more, but for
+        those of which the places are known."""
+        assert self.here is not None
+        known = {self._as_seen(place) for place in (*places, *_places_in_use(self.port))}  # before the server is asked
+        here = {self.here[0], self._seen[0]}
+        return {id for id, place in self._all_older().items() if place[0] in here and place not in known}
+
+    def _as_seen(self, place: Place) -> Place:
+        assert self.here is not None
+        address = _plain(place[0])
+        return (self._seen[0] if address == self.here[0] else address), place[1]
+
+    def _all_older(self) -> dict[int, Place]:
+        rows = self._connection.query_as_dict(_OLDER[self._provider])
+        return {int(row["id"]): _parsed(row["place"]) for row in rows if row["place"]}
+
+    def end(self, connection: int) -> None:
+        """End one of them. Raises: PySQLXError: it has ended just now, or is not ours to end."""
+        self._connection.raw_cmd(_END[self._provider].format(connection))
+
+
+def _ends(descriptor: sockets.Descriptor | None) -> tuple[Place | None, int]:
+    """Our end of a connection, and the other end's port."""
+    if descriptor is None:
+        return None, 0
+    with socket.socket(fileno=os.dup(descriptor[0])) as twin:
+        if twin.family not in (socket.AF_INET, socket.AF_INET6):
+            return None, 0
+        address, port, *_ = twin.getsockname()
+        return (_plain(address), port), twin.getpeername()[1]
+
+
+def _addresses(name: str) -> set[str]:
+    """The addresses of a host that a server knows by its name."""
+    try:
+        return {_plain(str(found[4][0])) for found in socket.getaddrinfo(name, None)} if name else set()
+    except (OSError, UnicodeError):
+        return set()
+
+
+def _places_in_use(server: int) -> set[Place]:
+    """Where on this host somebody has a connection from, to that port: to others the same place may serve at once.
+    Raises: PermissionError: that is told to root only."""
+    import psutil
+
+    gone = {psutil.CONN_FIN_WAIT1, psutil.CONN_FIN_WAIT2, psutil.CONN_CLOSING, psutil.CONN_LAST_ACK}
+    gone |= {psutil.CONN_TIME_WAIT, psutil.CONN_CLOSE}
+    try:
+        found = psutil.net_connections(kind="tcp")
+    except psutil.AccessDenied as error:
+        raise PermissionError("cannot list this host's connections") from error
+    return {
+        (_plain(each.laddr.ip), each.laddr.port)
+        for each in found
+        if each.laddr and each.raddr and each.raddr.port == server and each.status not in gone
+    }
+
+
+def _ask(manager: Channel) -> dict[str, Any]:
+    """What to do, now that whatever comes to be at the places that are named is younger than we are: see
+    `mppool.manager.ending`. Raises: OSError: the manager does not answer."""
+    manager.send({"ready": True})
+    while select.select([manager], [], [], ANSWER)[0] and (heard := manager.receive()) is not None:
+        for message in heard[0]:
+            return message
+    raise TimeoutError("the manager does not answer")
+
+
+def _work(connection: PySQLXEngineSync, manager: Channel) -> None:
+    server = Server(connection)
+    if server.here is None:
+        return
+    if not server.sees_us():
+        manager.send({"useless": True})
+        return
+    wanted = _ask(manager)
+    places = [(str(address), int(port)) for address, port in wanted["places"]]
+    for orphan in server.older(places) if wanted["end"] else ():
+        try:
+            server.end(orphan)
+        except errors.PySQLXError as error:
+            logger.warning("cannot end connection %d: %s", orphan, error)
+    if wanted["count"]:
+        left = server.left(places)
+        if left:
+            time.sleep(TWICE)  # some may be about to be closed by their owners
+            left &= server.left(places)
+        manager.send({"left": len(left)})
+
+
+def main(task: dict[str, Any]) -> None:
+    """The process's entry. Standard input is the way to the manager and back.
+
+    Args:
+        task: uri, name and max_size of the budget.
+    """
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.alarm(LIFE)
+    manager = Channel(socket.socket(fileno=os.dup(0)))
+    budget = BudgetSettings(task["uri"], task["max_size"])
+    pool: PySQLXEnginePoolSync = PySQLXEnginePoolSync._of(budget, task["name"], PoolSettings(conn_timeout=PATIENCE))
+    try:
+        with pool.connection() as connection:
+            _work(connection, manager)
+    except (errors.PoolError, errors.PySQLXError, errors.NotConnectedError, OSError) as error:
+        logger.warning("cannot end what processes left behind: %s", error)
+    pool.stop()

@@ -1,0 +1,332 @@
+"""The manager's helper, which ends what a server still does for processes that were killed.
+
+It must end that and nothing else, be a member like any other (at a role or user with as many connections as the
+budget has permits), and be missed by nobody when it is killed itself.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psutil
+import pytest
+
+from mppool import PoolManager
+from mppool.process import ending
+from mppool.shared import ledger as L
+from mppool.shared import paths
+from tests.crash.crew import REPEAT, Books, crew, say, watched
+from tests.servers import Judge, LimitedRole, Server
+from tests.waiting import forked, until
+
+ROUNDS = REPEAT or 4
+SECRET = "geheim4711"
+SLEEP = {"postgresql": "SELECT pg_sleep(60)::text AS a", "mysql": "SELECT SLEEP(60) AS a"}
+BLIND = "options=-c%20client_connection_check_interval%3D0"  # a PostgreSQL server that does not look for its clients
+
+
+def work(manager: PoolManager, sql: str) -> None:
+    with manager.pool().connection(20) as conn:
+        conn.query(sql)
+
+
+def at_work(judge: Judge) -> int:
+    """Wait until the server has one long statement; its connection."""
+    return until(lambda: next((id for id, text in judge.list().items() if "sleep(" in text.lower()), 0), 10)
+
+
+def helpers(books: Books) -> list[psutil.Process]:
+    """The manager's children."""
+    return psutil.Process(books.manager()).children()
+
+
+@contextmanager
+def victim(manager: PoolManager, judge: Judge, sql: str) -> Iterator[tuple[int, int]]:
+    """A process that was killed in a statement: its pid, and the connection that the server still has."""
+    with forked(work, manager, sql) as child:
+        connection = at_work(judge)
+        child.kill()
+        yield child.pid, connection
+
+
+@pytest.fixture
+def limited_user(mysql_server: Server, mysql_uri: str) -> Iterator[Callable[[int], tuple[str, Judge]]]:
+    """Makes MariaDB users with so many connections: uri and judge."""
+    made, database = [], mysql_uri.rpartition("/")[2]
+
+    def make(limit: int) -> tuple[str, Judge]:
+        name = f"mppool_{secrets.token_hex(4)}"
+        mysql_server.run(f"CREATE USER {name}@'%' IDENTIFIED BY '{SECRET}' WITH MAX_USER_CONNECTIONS {limit}")
+        made.append(name)
+        mysql_server.run(f"GRANT ALL ON {database}.* TO {name}@'%'")
+        return mysql_server.uri_of(database, name, SECRET), Judge(mysql_server, database, name)
+
+    yield make
+    for name in made:
+        mysql_server.run(f"DROP USER {name}@'%'")
+
+
+def killed_under_load(uri: str, judge: Judge, sql: str, rounds: int) -> list[float]:
+    """Again and again a process is killed in a long statement while another borrows as fast as it can: the seconds
+    until the permit of the dead is the other's."""
+    waits = []
+    with PoolManager(uri, 2) as manager:
+        books = Books(manager.name)
+        with watched(books, judge, 2), crew(manager, 1) as (other,):
+            other.ask("run", 2, 0)
+            for _ in range(rounds):
+                with victim(manager, judge, sql):
+                    killed = time.monotonic()
+                    until(lambda: books.column(L.CREDIT).get(other.pid) == 2, 20)
+                    waits.append(time.monotonic() - killed)
+            seen = other.ask("rest")
+            assert seen["failures"] == []
+            if judge.server.kind == "postgresql":  # MariaDB closes the socket a moment before it counts one less
+                assert other.ask("stats").refused_full == 0
+        books.close()
+    waits.sort()
+    say(
+        f"\nkilled in {sql!r}, {rounds} times: its permit is another's after {waits[len(waits) // 2] * 1e3:.0f} ms "
+        f"(median), {waits[-1] * 1e3:.0f} ms (longest); the other's {seen['borrows']} borrows took "
+        f"{seen['worst'] * 1e3:.0f} ms at most"
+    )
+    return waits
+
+
+def test_mariadb_at_the_users_limit(
+    limited_user: Callable[[int], tuple[str, Judge]], mysql_server: Server, mysql_uri: str
+) -> None:
+    """MariaDB looks for the client of a SLEEP every 5 s, but not of a statement that waits for a row: 50 s."""
+    uri, judge = limited_user(2)
+    holder = mysql_server.connect(mysql_uri)
+    try:
+        with holder.cursor() as cursor:
+            cursor.execute("CREATE TABLE locked (a int PRIMARY KEY) ENGINE InnoDB")
+            cursor.execute("INSERT INTO locked VALUES (1)")
+            cursor.execute("BEGIN")
+            cursor.execute("SELECT a FROM locked FOR UPDATE")
+            waits = killed_under_load(uri, judge, "SELECT a /* sleep() */ FROM locked FOR UPDATE", ROUNDS)
+            cursor.execute("COMMIT")
+            cursor.execute("DROP TABLE locked")
+    finally:
+        holder.close()
+    assert waits[-1] <= 20.0
+
+
+def test_postgresql_that_does_not_look(limited_role: Callable[[int], LimitedRole]) -> None:
+    role = limited_role(2)
+    assert killed_under_load(f"{role.uri}?{BLIND}", role.judge, SLEEP["postgresql"], ROUNDS)[-1] <= 20.0
+    assert role.refusals() in (0, None)
+
+
+def test_turned_off_it_is_only_waited_for(mysql_uri: str, mysql_judge: Judge) -> None:
+    with PoolManager(mysql_uri, 2, end_orphans=False) as manager:
+        books = Books(manager.name)
+        with crew(manager, 1) as (other,), victim(manager, mysql_judge, "SELECT SLEEP(2) AS a") as (_, connection):
+            killed = time.monotonic()
+            other.ask("hold", 1)
+            other.tell("hold", 1)
+            while connection in mysql_judge.list():
+                assert helpers(books) == []
+            assert time.monotonic() - killed > 1.0
+            assert other.answer() >= killed + 1.0
+        books.close()
+
+
+def test_all_have_it_from_whoever_came_first(sqlite_uri: str) -> None:
+    with PoolManager(sqlite_uri, 2, "shop", end_orphans=False):
+        joined = PoolManager.attach("shop")
+        assert joined._budget.end_orphans is False
+        with PoolManager(sqlite_uri, 2, "shop"):  # not a mismatch
+            pass
+    with pytest.raises(TypeError, match="end_orphans must be a bool"):
+        PoolManager(sqlite_uri, end_orphans=1)  # type: ignore[arg-type]
+
+
+@contextmanager
+def forwarder(port: int) -> Iterator[int]:
+    """A proxy before the server: its port."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    open_now: list[socket.socket] = [listener]
+
+    def pump(source: socket.socket, sink: socket.socket) -> None:
+        try:
+            while data := source.recv(65536):
+                sink.sendall(data)
+            sink.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass
+
+    def serve() -> None:
+        while True:
+            try:
+                client, _ = listener.accept()
+            except OSError:
+                return
+            server = socket.create_connection(("127.0.0.1", port))
+            open_now.extend((client, server))
+            for pair in ((client, server), (server, client)):
+                threads.append(threading.Thread(target=pump, args=pair))
+                threads[-1].start()
+
+    threads = [threading.Thread(target=serve)]
+    threads[0].start()
+    try:
+        yield listener.getsockname()[1]
+    finally:
+        for sock in open_now:
+            try:
+                sock.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+        for thread in threads:
+            thread.join()
+        for sock in open_now:
+            sock.close()
+
+
+def test_behind_a_proxy_nothing_is_ended(mysql_uri: str, mysql_judge: Judge) -> None:
+    """The server sees the proxy's ports: they may be anybody's."""
+    direct = mysql_uri.partition("@")[2].partition("/")[0].rpartition(":")[2]
+    with forwarder(int(direct)) as port, PoolManager(mysql_uri.replace(f":{direct}/", f":{port}/"), 2) as manager:
+        books = Books(manager.name)
+        with victim(manager, mysql_judge, "SELECT SLEEP(4) AS a") as (_, connection):
+            (helper,) = until(lambda: helpers(books))
+            until(lambda: not helpers(books))
+            assert not psutil.pid_exists(helper.pid), "it is buried"
+            assert connection in mysql_judge.list()
+            while connection in mysql_judge.list():
+                assert helpers(books) == [], "nobody tries again"
+        books.close()
+
+
+def test_the_password_is_nowhere_to_be_read(limited_user: Callable[[int], tuple[str, Judge]]) -> None:
+    uri, judge = limited_user(2)
+    with PoolManager(uri, 2) as manager:
+        books = Books(manager.name)
+        with victim(manager, judge, SLEEP["mysql"]) as (_, connection):
+            (helper,) = until(lambda: helpers(books))
+            seen = b""
+            while helpers(books):
+                for name in ("cmdline", "environ"):
+                    try:
+                        with open(f"/proc/{helper.pid}/{name}", "rb") as file:
+                            seen += file.read()
+                    except OSError:
+                        pass
+            assert b"mppool.process.ending" in seen
+            assert SECRET.encode() not in seen
+            assert connection not in judge.list()
+        with open(os.path.join(paths.folder(manager.name), paths.LOG)) as log:
+            assert log.read() == ""
+        books.close()
+
+
+def test_the_helper_is_killed_at_any_moment(mysql_uri: str, mysql_judge: Judge) -> None:
+    with PoolManager(mysql_uri, 3) as manager:
+        books, before = Books(manager.name), manager.pid
+        with watched(books, mysql_judge, 3), crew(manager, 1) as (other,):
+            for moment in range(ROUNDS):
+                with victim(manager, mysql_judge, SLEEP["mysql"]) as (dead, connection):
+                    (helper,) = until(lambda: helpers(books))
+                    time.sleep(moment / ROUNDS * 0.5)  # from its first instruction to after its last
+                    try:
+                        os.kill(helper.pid, signal.SIGKILL)
+                    except ProcessLookupError:
+                        assert connection not in mysql_judge.list()
+                    until(lambda pid=helper.pid: not psutil.pid_exists(pid))
+                    until(lambda: connection not in mysql_judge.list())
+                    until(lambda: dead not in books.column(L.CREDIT) and not helpers(books))
+                    other.ask("hold", 3)
+                    other.ask("release")
+            assert manager.pid == before
+        books.close()
+
+
+def test_a_budget_that_was_stopped_ends_them_too(mysql_uri: str, mysql_judge: Judge) -> None:
+    """It takes no new members but this one, and leaves when the last connection is gone."""
+    manager = PoolManager(mysql_uri, 2)
+    manager.start()
+    keeper = manager.pid
+    with forked(work, manager, SLEEP["mysql"]) as child:
+        at_work(mysql_judge)
+        manager.stop()
+        child.kill()
+        killed = time.monotonic()
+        until(lambda: not psutil.pid_exists(keeper) or psutil.Process(keeper).status() == psutil.STATUS_ZOMBIE)
+        assert time.monotonic() - killed <= 3.0
+        assert mysql_judge.count() == 0
+
+
+def test_with_no_permit_to_be_had_none_is_sent(mysql_uri: str, mysql_judge: Judge) -> None:
+    with PoolManager(mysql_uri, 1) as manager:
+        books = Books(manager.name)
+        with victim(manager, mysql_judge, "SELECT SLEEP(2) AS a") as (_, connection):
+            while connection in mysql_judge.list():
+                assert helpers(books) == []
+        books.close()
+
+
+# -- what the server says, and how it is read ----------------------------------------------------------------
+
+
+class Said:
+    """A connection of the helper's; the server's words are given."""
+
+    def __init__(self, own: str, others: dict[int, str]) -> None:
+        self.own, self.others = own, others
+        self._link: Any = self
+        self.provider = "mysql"
+
+    def live_socket(self) -> None:
+        return None
+
+    def query_as_dict(self, sql: str) -> list[dict[str, Any]]:
+        if sql == ending._OWN["mysql"]:
+            return [{"place": self.own}]
+        return [{"id": id, "place": place} for id, place in self.others.items()]
+
+
+@pytest.mark.parametrize(
+    ("here", "own", "sees"),
+    [
+        (("10.0.0.7", 4000), "10.0.0.7:4000", True),
+        (("10.0.0.7", 4000), "10.0.0.7:4001", False),
+        (("10.0.0.7", 4000), "203.0.113.9:4000", False),  # a router that keeps the ports
+        (("127.0.0.1", 4000), "localhost:4000", True),
+        (("10.0.0.7", 4000), "localhost:4000", False),
+        (("10.0.0.7", 4000), "::ffff:10.0.0.7:4000", True),
+        (("::1", 4000), "::1:4000", True),
+        (("::1", 4000), "[::1]:4000", True),
+        (("10.0.0.7", 4000), "localhost", False),  # a Unix socket
+        (("10.0.0.7", 4000), "", False),
+        (None, "10.0.0.7:4000", False),
+    ],
+)
+def test_whether_the_server_sees_us(here: tuple[str, int] | None, own: str, sees: bool) -> None:
+    server = ending.Server(Said(own, {}))  # type: ignore[arg-type]
+    server.here = here
+    assert server.sees_us() is sees
+
+
+@pytest.mark.parametrize(
+    ("own", "others"),
+    [
+        ("127.0.0.1:4000", {1: "127.0.0.1:4001", 2: "127.0.0.1:4002", 3: "127.0.0.2:4001", 4: "localhost", 5: ""}),
+        ("localhost:4000", {1: "localhost:4001", 2: "localhost:4002", 3: "127.0.0.2:4001", 4: "localhost"}),
+        ("::ffff:127.0.0.1:4000", {1: "::ffff:127.0.0.1:4001", 2: "::ffff:127.0.0.2:4001"}),
+    ],
+)
+def test_only_what_comes_from_that_very_place(own: str, others: dict[int, str]) -> None:
+    server = ending.Server(Said(own, others))  # type: ignore[arg-type]
+    server.here = ("127.0.0.1", 4000)
+    assert server.older([("127.0.0.1", 4001), ("::ffff:127.0.0.1", 4001)]) == [1]
+    assert server.older([]) == []

@@ -1,0 +1,188 @@
+"""A manager that is killed with its members, or while it waits for the end of what they left: its successor has none
+of their connections, and still gives no permit away that the server counts.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from mppool import PoolManager
+from mppool.process import ending
+from mppool.shared import ledger as L
+from tests.crash.crew import REPEAT, Books, Puppet, crew, kill_manager, say, succeeded, watched
+from tests.crash.test_ending import Said, at_work, helpers, victim, work
+from tests.servers import Judge
+from tests.waiting import forked, until
+
+ROUNDS = REPEAT or 3
+STATEMENT = 1.2  # seconds; after 2 (`LEND`) the helper would be lent a permit
+
+
+@contextmanager
+def budget(uri: str, judge: Judge, max_size: int = 2) -> Iterator[tuple[PoolManager, Books, Puppet]]:
+    """A manager, its books, and another member, with the server's judge watching."""
+    with PoolManager(uri, max_size) as manager:
+        books = Books(manager.name)
+        with watched(books, judge, max_size), crew(manager, 1) as (other,):
+            other.ask("probe")
+            yield manager, books, other
+        books.close()
+
+
+def asleep(judge: Judge) -> int:
+    """Statements that the server is still at."""
+    return sum("sleep(" in text.lower() for text in judge.list().values())
+
+
+def killed_with_manager(manager: PoolManager, books: Books, judge: Judge, sql: str) -> tuple[int, float]:
+    """A process in a statement is killed just after the manager: the manager that was, and when."""
+    with forked(work, manager, sql) as child:
+        at_work(judge)
+        before = books.manager()
+        os.kill(before, signal.SIGKILL)
+        killed = time.monotonic()
+        child.kill()
+    return before, killed
+
+
+def all_to(books: Books, member: Puppet, judge: Judge) -> float:
+    """Wait until a member that borrows without pause has both permits; the server is done with the dead then."""
+    until(lambda: books.column(L.CREDIT).get(member.pid) == 2, 20)
+    had = time.monotonic()
+    assert asleep(judge) == 0
+    return had
+
+
+def test_manager_and_worker_at_once(mysql_uri: str, mysql_judge: Judge) -> None:
+    waits = []
+    with budget(mysql_uri, mysql_judge) as (manager, books, other):
+        other.ask("run", 2, 0)
+        for _ in range(ROUNDS):
+            before, killed = killed_with_manager(manager, books, mysql_judge, f"SELECT SLEEP({STATEMENT}) AS a")
+            succeeded(books, before)
+            waits.append(all_to(books, other, mysql_judge) - killed)
+        assert other.ask("rest")["failures"] == []
+    say(
+        f"\nmanager and worker killed in SLEEP({STATEMENT:g}): the next borrower waited {min(waits):.1f} to "
+        f"{max(waits):.1f} s"
+    )
+    assert max(waits) <= STATEMENT + 5.0
+
+
+def test_what_was_idle_is_free_at_once(mysql_uri: str, mysql_judge: Judge) -> None:
+    with budget(mysql_uri, mysql_judge) as (manager, books, other), crew(manager, 1) as (idle,):
+        idle.ask("hold", 2)
+        idle.ask("release")
+        before = kill_manager(books)
+        os.kill(idle.pid, signal.SIGKILL)
+        assert other.ask("hold", 2) - before <= 1.5
+
+
+def test_the_successor_is_killed_while_it_mourns(mysql_uri: str, mysql_judge: Judge) -> None:
+    with budget(mysql_uri, mysql_judge) as (manager, books, other):
+        other.ask("run", 2, 0)
+        before, _ = killed_with_manager(manager, books, mysql_judge, f"SELECT SLEEP({STATEMENT}) AS a")
+        for _ in range(3):
+            before = succeeded(books, before)
+            until(lambda: sum(books.column(L.CREDIT).values()) == 2)
+            kill_manager(books)
+        succeeded(books, before)
+        all_to(books, other, mysql_judge)
+        assert other.ask("rest")["failures"] == []
+
+
+def test_the_manager_is_killed_while_it_waits(mysql_uri: str, mysql_judge: Judge) -> None:
+    """It had the connections, and its successor does not."""
+    with PoolManager(mysql_uri, 2, end_orphans=False) as manager:
+        books = Books(manager.name)
+        with watched(books, mysql_judge, 2), crew(manager, 1) as (other,):
+            other.ask("run", 2, 0)
+            with victim(manager, mysql_judge, f"SELECT SLEEP({STATEMENT}) AS a") as (pid, _):
+                until(lambda: books.column(L.STARTED).get(pid) == -1)
+                kill_manager(books)
+                all_to(books, other, mysql_judge)
+            other.ask("rest")
+        books.close()
+
+
+def test_the_helper_is_lent_a_permit(mysql_uri: str, mysql_judge: Judge) -> None:
+    """All that there are count as those of the dead: else a service killed as a whole would wait for the bound."""
+    with PoolManager(mysql_uri, 2) as manager:
+        books = Books(manager.name)
+        sql = "SELECT SLEEP(1) AS a"
+        with watched(books, None, 2), mysql_judge.watch() as seen, crew(manager, 1) as (other,):
+            with forked(work, manager, sql) as one, forked(work, manager, sql) as two:
+                until(lambda: asleep(mysql_judge) == 2)
+                killed = kill_manager(books)
+                one.kill()
+                two.kill()
+                assert other.ask("hold", 2) - killed <= 5.0
+                assert asleep(mysql_judge) == 0
+            other.ask("release")
+        assert seen.peak <= 3, "the helper's comes on top, for a moment"
+        books.close()
+
+
+def test_what_was_lent_is_mourned_again(mysql_uri: str, mysql_judge: Judge) -> None:
+    """The helper had a connection, and both of the dead are at work still: nobody else gets one."""
+    with PoolManager(mysql_uri, 2) as manager:
+        books, sql = Books(manager.name), "SELECT SLEEP(4) AS a"
+        with crew(manager, 1) as (other,):
+            with forked(work, manager, sql) as one, forked(work, manager, sql) as two:
+                until(lambda: asleep(mysql_judge) == 2)
+                kill_manager(books)
+                one.kill()
+                two.kill()
+                other.tell("hold", 2)
+                succeeded(books, 0)
+                (helper,) = until(lambda: helpers(books))
+                until(lambda: books.column(L.CREDIT).get(helper.pid) == 1)
+                assert sum(books.column(L.CREDIT).values()) == 2
+                until(lambda: helper.pid not in books.column(L.CREDIT))
+                credits = [books.column(L.CREDIT).get(each.pid) for each in (one, two)]
+                if asleep(mysql_judge) == 2:  # they were, then, too
+                    assert credits == [1, 1]
+                other.answer()
+                assert asleep(mysql_judge) == 0
+            other.ask("release")
+        books.close()
+
+
+@pytest.mark.parametrize(
+    ("own", "others", "left"),
+    [
+        ("127.0.0.1:4000", {1: "127.0.0.1:4001", 2: "127.0.0.1:4002", 3: "10.0.0.9:4003", 4: "localhost"}, {2}),
+        ("localhost:4000", {1: "localhost:4001", 2: "localhost:4002", 3: "10.0.0.9:4003"}, {2}),
+        ("127.0.0.1:4000", {5: "127.0.0.1:4005"}, set()),
+    ],
+)
+def test_what_is_left_is_what_nobody_has(
+    own: str, others: dict[int, str], left: set[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """4001 is somebody's, 4005 is of those that the manager knows."""
+    monkeypatch.setattr(ending, "_places_in_use", lambda port: {("127.0.0.1", 4000), ("127.0.0.1", 4001)})
+    said: Any = Said(own, others)
+    server = ending.Server(said)
+    server.here = ("127.0.0.1", 4000)
+    assert server.left([("127.0.0.1", 4005)]) == left
+
+
+def test_somebodys_connections_are_seen() -> None:
+    listener = socket.create_server(("127.0.0.1", 0))
+    near = socket.create_connection(listener.getsockname())
+    far, _ = listener.accept()
+    there, port = near.getsockname(), listener.getsockname()[1]
+    assert there in ending._places_in_use(port)
+    assert there not in ending._places_in_use(port + 1), "another server's: the same place may serve both"
+    near.shutdown(socket.SHUT_WR)
+    assert there not in ending._places_in_use(port)
+    for each in (near, far, listener):
+        each.close()

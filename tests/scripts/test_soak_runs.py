@@ -1,0 +1,132 @@
+"""The soak: a short run ends well, and its sheet finds what is not as it should be."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from scripts.soaking.sheet import Jobs, Sheet, Usage
+
+HOME = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+
+def soak(*args: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "scripts.soaking", *args],
+        capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=120, check=False, cwd=HOME,
+        env={**os.environ, "COLUMNS": "120"},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("provider", ["sqlite", "postgresql", "mysql"])
+def test_a_short_run(provider: str, request: pytest.FixtureRequest) -> None:
+    args = ["--minutes", "0.07", "--provider", provider]
+    if provider != "sqlite":
+        stem = {"postgresql": "postgres", "mysql": "mysql"}[provider]
+        args += ["--uri", request.getfixturevalue(f"{stem}_server").uri, "--restart"]
+    done = soak(*args)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "FAILED" not in done.stdout
+    assert "8 of 8" in done.stdout
+    begun, right = (int(re.search(rf"{what}[ │]+(\d+)", done.stdout)[1]) for what in ("jobs begun", "right answer"))  # type: ignore[index]
+    assert begun >= right > 10
+    assert re.search(r"\d+ members killed", done.stdout)
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["--minutes", "0"], "--minutes must be more than 0"),
+        (["--restart"], "--restart needs a server"),
+        (["--provider", "oracle"], "invalid choice"),
+    ],
+)
+def test_bad_options(args: list[str], says: str) -> None:
+    done = soak(*args)
+    assert done.returncode == 2
+    assert says in done.stderr
+
+
+# -- the sheet -----------------------------------------------------------------------------------------------
+
+
+def sheet(**found: Any) -> Sheet:
+    steady = Usage([20] * 30, [50.0] * 30)
+    right = {
+        "provider": "postgresql",
+        "max_size": 8,
+        "allowance": 0,
+        "cuts": False,
+        "jobs": Jobs(begun=10, right=9, killed=1),
+        "peak_server": 8,
+        "peak_ledger": 8,
+        "samples": 5,
+        "had_in_the_end": 8,
+        "left_connections": 0,
+        "left_processes": [],
+        "left_files": [],
+        "usage": {"survivor 1": steady, "manager": steady},
+    }
+    return Sheet(**{**right, **found})
+
+
+def test_all_is_well() -> None:
+    assert sheet().good
+    assert sheet(peak_server=None).good, "SQLite has no server"
+    assert sheet(allowance=1, peak_server=9).good
+    assert sheet(cuts=True, jobs=Jobs(begun=3, right=1, by_database=2)).good
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        {"had_in_the_end": 7},
+        {"peak_server": 9},
+        {"peak_server": 0},
+        {"peak_ledger": 9},
+        {"left_connections": 1},
+        {"left_processes": ["manager"]},
+        {"left_files": ["ledger"]},
+        {"jobs": Jobs()},
+        {"jobs": Jobs(begun=10, right=9)},
+        {"jobs": Jobs(begun=10, right=9, lost=["one"])},
+        {"jobs": Jobs(begun=10, right=9, errors=["PoolTimeoutError"])},
+        {"jobs": Jobs(begun=10, right=9, by_database=1)},
+        {"usage": {"survivor 1": Usage([20] * 20 + [29] * 10, [50.0] * 30)}},
+        {"usage": {"manager": Usage([20] * 20 + [45] * 10, [50.0] * 30)}},
+        {"usage": {"manager": Usage([20] * 30, [50.0] * 20 + [60.0] * 10)}},
+    ],
+    ids=str,
+)
+def test_what_is_wrong_is_found(found: dict[str, Any]) -> None:
+    assert not sheet(**found).good
+
+
+@pytest.fixture
+def journal(tmp_path: os.PathLike[str]) -> Callable[[int, str], str]:
+    def write(pid: int, lines: str) -> str:
+        with open(os.path.join(tmp_path, str(pid)), "w", encoding="utf-8") as file:
+            file.write(lines.replace("; ", "\n"))
+        return str(tmp_path)
+
+    return write
+
+
+def test_each_job_is_accounted_for(journal: Callable[[int, str], str]) -> None:
+    journal(1, "b 1 ; b 2 ; e 1 0.5; d 2 QueryError; b 3 ; x 3 PoolTimeoutError; r 0 4; ")
+    folder = journal(2, "b 1 ; e 1 0.25; b 2 ; ")
+    jobs = Jobs.read(folder)
+    assert (jobs.begun, jobs.right, jobs.killed, jobs.by_database, jobs.refused) == (5, 2, 1, 1, 4)
+    assert jobs.errors == ["process 1, job 3: PoolTimeoutError"]
+    assert jobs.waits == [0.5, 0.25]
+    assert jobs.lost == []
+    journal(2, "b 1 ; e 1 0.25; b 2 ; r 0 0; ")
+    assert Jobs.read(folder).lost == ["process 2, job 2"], "it was not killed, so where is the job?"
+    with pytest.raises(KeyError):
+        Jobs.read(journal(3, "b 1 ; e 1 0.1; e 1 0.1; "))
