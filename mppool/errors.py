@@ -33,6 +33,8 @@ __all__ = [
     "RawCmdError",
     "StartTransactionError",
     "TooManyWaitingError",
+    "UnsupportedError",
+    "WorkerDiedError",
 ]
 
 
@@ -203,3 +205,11 @@ class BudgetMismatchError(PoolError):
 
 class ManagerUnavailableError(PoolError):
     """There is no manager of that name, or it could not be started or reached."""
+
+
+class WorkerDiedError(PoolError):
+    """A worker of `PoolManager.jobs` was killed, or exited, in the middle of a job."""
+
+
+class UnsupportedError(PoolError):
+    """This process is set up in a way that a pool cannot work in, such as one that gevent or eventlet has patched."""

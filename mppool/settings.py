@@ -242,6 +242,10 @@ class PoolSettings:
             connect_concurrency=min(self.connect_concurrency, other.connect_concurrency),
         )
 
+    def within(self, max_size: int) -> PoolSettings:
+        """The settings in a budget that somebody else has made smaller."""
+        return replace(self, min_size=min(self.min_size, max_size))
+
     def fits(self, max_size: int) -> None:
         """Refuse a ``min_size`` that the budget could never satisfy."""
         if self.min_size > max_size:

@@ -6,12 +6,10 @@ first use. In a forked child, and after pickling, a handle is as it was: started
 
 from __future__ import annotations
 
-import os
-import secrets
 from collections.abc import Callable
 from typing import Any
 
-from mppool import errors
+from mppool import errors, scope
 from mppool.core.pool import Waiter
 from mppool.process import registry
 from mppool.process.local import LocalPool
@@ -19,11 +17,6 @@ from mppool.settings import BudgetSettings, PoolSettings
 from mppool.stats import PoolStats
 
 STOP_TIMEOUT = 5.0  # seconds stop() waits for connections to close
-
-
-def own_name() -> str:
-    """A name for a budget without one: this program's, and that of whoever is forked from it."""
-    return f"own-{os.getpid()}-{secrets.token_hex(4)}"
 
 
 class Handle:
@@ -64,9 +57,12 @@ class Handle:
             reset=reset,
         )
         budget = BudgetSettings(uri, max_size, name, end_orphans)
-        self._set(budget, name or own_name(), settings, "new")
+        settings.fits(budget.max_size)
+        self._set(*scope.named(budget), settings, "new")
 
     def _set(self, budget: BudgetSettings, name: str, settings: PoolSettings, state: str) -> None:
+        if scope.owns(name):
+            settings = settings.within(budget.max_size)
         settings.fits(budget.max_size)
         self._budget = budget
         self._name = name

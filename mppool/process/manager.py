@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mppool import errors
+from mppool import errors, scope
 from mppool.database.statements import lexer
 from mppool.late import late
 from mppool.manager import launcher
 from mppool.process import registry
 from mppool.process.async_pool import PySQLXEnginePool
-from mppool.process.handle import Handle, own_name
+from mppool.process.handle import Handle
 from mppool.process.member import launch_config
 from mppool.process.sync_pool import PySQLXEnginePoolSync
 from mppool.settings import BudgetSettings, PoolSettings, check_name
@@ -21,6 +21,9 @@ from mppool.shared import identity
 from mppool.shared import ledger as L
 from mppool.shared.messages import Channel
 from mppool.stats import BudgetStats, MemberStats
+
+if TYPE_CHECKING:
+    from mppool.integrations.jobs import Jobs
 
 
 class PoolManager:
@@ -30,7 +33,7 @@ class PoolManager:
         uri: ``postgresql://…``, ``mysql://…``, ``sqlserver://…``, ``sqlite:path`` or ``file:path``.
         max_size: permits: connections open or being opened at any moment, over all processes.
         name: 1 to 64 letters, digits, ``.``, ``_`` or ``-``; every program of this user that gives it shares the
-            budget. None: the budget is this program's, and its children's.
+            budget. None: the budget is this program's, and its children's; or the scope's, see `mppool.scope`.
         end_orphans: whether a PostgreSQL or MySQL server is told to end the statements of processes that are gone,
             so that their permits come free at once; False: they are waited for, up to 60 seconds. That of whoever
             comes to the budget first counts.
@@ -43,7 +46,7 @@ class PoolManager:
     """
 
     def __init__(self, uri: str, max_size: int = 10, name: str | None = None, *, end_orphans: bool = True) -> None:
-        self._set(BudgetSettings(uri, max_size, name, end_orphans), name or own_name())
+        self._set(*scope.named(BudgetSettings(uri, max_size, name, end_orphans)))
 
     def _set(self, budget: BudgetSettings, name: str) -> None:
         self._budget = budget
@@ -93,12 +96,14 @@ class PoolManager:
     def stop(self) -> None:
         """End the budget: stop this process's handles, admit no new member. The manager leaves with the last one.
 
-        Whoever has attached to a budget by its name may end it so.
+        Whoever has attached to a budget by its name may end it so. A scope's budget is not one process's to end: there
+        it stops this process's handles only.
 
         Raises: PoolAlreadyClosedError.
         """
         with self._lock:
-            if self._stopped or not self._tell_to_stop():
+            others = scope.owns(self._name)
+            if self._stopped or (self._channel is None if others else not self._tell_to_stop()):
                 raise errors.PoolAlreadyClosedError(f"manager {self._name!r} is not running")
             self._stopped = True
             handles = list(self._handles)
@@ -173,6 +178,24 @@ class PoolManager:
         handle = cls._of(self._budget, self._name, PoolSettings(min_size=min_size, **settings))
         self._handles.add(handle)
         return handle
+
+    def jobs(
+        self, processes: int | None = None, *, start_method: str | None = None, min_size: int = 0, **settings: Any
+    ) -> Jobs:
+        """Worker processes that have a sync handle ready, for `map` and its kind over functions, lambdas and closures.
+
+        Args:
+            processes: how many; None: one a processor.
+            start_method: "fork", "spawn" or "forkserver"; None: the platform's.
+            min_size, settings: of the workers' handle, as `pool` takes them.
+
+        Returns: the workers, all of them attached; use it as a context manager. A job uses the handle that its closure
+            brings along, or `mppool.integrations.jobs.current_pool()`; both have the same connections.
+
+        Raises: TypeError, ValueError; ConnectError and the like: a worker could not attach.
+        """
+        made: Jobs = late("mppool.integrations.jobs").Jobs(self, processes, start_method, min_size=min_size, **settings)
+        return made
 
     # -- what is told ----------------------------------------------------------------------------------------
 

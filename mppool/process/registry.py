@@ -15,6 +15,7 @@ from typing import Protocol
 
 from mppool.core.pool import Waiter
 from mppool.database import copies, core, parking
+from mppool.process import greenlets
 from mppool.process.local import LocalPool
 from mppool.settings import BudgetSettings, PoolSettings
 
@@ -42,7 +43,9 @@ def join(
     """This process's pool at a budget, made now if need be; `part` when done with it. Joining twice is joining once.
 
     Raises: BudgetMismatchError, ValueError when another handle of this process uses it with settings that clash.
+        UnsupportedError: gevent or eventlet has patched this process.
     """
+    greenlets.refuse()
     with _lock:
         pool = _pools.get(name)
         if pool is None or pool.machine.stopped:

@@ -79,7 +79,8 @@ class PySQLXEnginePoolSync(Handle):
         keep_alive: seconds a connection lives at most (-5 % jitter); it is never cut while borrowed.
         check_interval: seconds between upkeep rounds.
         monitor_batch_size: connections closed for their age in one upkeep round.
-        name: of the budget, to share it with programs that are not forked from this one.
+        name: of the budget, to share it with programs that are not forked from this one. None: the budget is this
+            program's; or the scope's, see `mppool.scope`.
         end_orphans: whether a PostgreSQL or MySQL server is told to end the statements of processes that are gone,
             so that their permits come free at once; False: they are waited for, up to 60 seconds. That of whoever
             comes to the budget first counts.

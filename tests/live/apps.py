@@ -20,7 +20,8 @@ if os.environ.get("APP_USE_BEFORE_FORK"):
 
 
 def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+    seconds = 60 if environ["PATH_INFO"] == "/hang" else 0.002
     with pool.connection() as conn:
-        row = conn.query_first("SELECT 41 + 1 AS a, pg_sleep(0.002)::text AS b")
+        row = conn.query_first(f"SELECT 41 + 1 AS a, pg_sleep({seconds})::text AS b")
     start_response("200 OK", [("Content-Type", "text/plain")])
     return [f"{row.a} {os.getpid()}\n".encode()]

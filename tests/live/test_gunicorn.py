@@ -5,107 +5,242 @@ from __future__ import annotations
 import http.client
 import os
 import signal
-import socket
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
+import psutil
 import pytest
 
+from tests.live.web import CLIENTS, SECONDS, answers, free_port, get, load_for, served
 from tests.waiting import until
 
-BUDGET, WORKERS, CLIENTS = 6, 4, 12
-SECONDS = float(os.environ.get("MPPOOL_TEST_SECONDS", "3"))
-LOADS = {
-    "preload": {"args": ["--preload"], "env": {}},
+BUDGET, WORKERS = 6, 4
+#: Not `-m gunicorn`: an upgrade runs the program again as it was called, and would find gunicorn's own folder first.
+PROGRAM = os.path.join(os.path.dirname(sys.executable), "gunicorn")
+#: What makes the workers' budgets one.
+LOADS: dict[str, dict[str, Any]] = {
+    "preload": {"args": ["--preload"]},
     "preload-used": {"args": ["--preload"], "env": {"APP_USE_BEFORE_FORK": "1"}},
-    "named": {"args": [], "env": {"APP_NAME": "web"}},
+    "named": {"env": {"APP_NAME": "web"}},
+    "scope": {"before": ["-m", "mppool", "run", "--", sys.executable]},
+    "conf": {"conf": "from mppool import scope\nscope.begin(name='web')\n"},
+    "conf-preload": {"conf": "from mppool import scope\nscope.begin(name='web')\n", "args": ["--preload"]},
+    "owned": {
+        "conf": "from mppool.integrations import gunicorn\n"
+        f"gunicorn.one_budget(globals(), __import__('os').environ['APP_URI'], {BUDGET}, name='web')\n"
+    },
+}
+WORKER_CLASSES: dict[str, list[str]] = {
+    "sync": ["-k", "sync", "tests.live.apps:app"],
+    "gthread": ["-k", "gthread", "--threads", "4", "tests.live.apps:app"],
+    "asgi": ["-k", "asgi", "tests.live.asgi_apps:app"],
+    "uvicorn": ["-k", "uvicorn_worker.UvicornWorker", "tests.live.asgi_apps:app"],
 }
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+@dataclass
+class Running:
+    """A gunicorn that answers.
+
+    Args:
+        process: its first master.
+        pidfile: the present master's.
+    """
+
+    port: int
+    process: subprocess.Popen[str]
+    pidfile: str
+
+    @property
+    def workers(self) -> list[int]:
+        """Of the first master."""
+        return [child.pid for child in psutil.Process(self.process.pid).children() if _is_worker(child)]
 
 
-@contextmanager
-def gunicorn(uri: str, worker: list[str], load: str) -> Iterator[int]:
-    """A gunicorn that answers; its port. Afterwards it has ended, with exit code 0."""
-    port = free_port()
-    process = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "gunicorn", "tests.live.apps:app", "-b", f"127.0.0.1:{port}"),
-            *("-w", str(WORKERS), "--backlog", "512", "--log-level", "warning", "--no-control-socket"),
-            *worker,
-            *LOADS[load]["args"],
-        ],
-        env={**os.environ, "APP_URI": uri, "APP_MAX_SIZE": str(BUDGET), **LOADS[load]["env"]},
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+def _is_worker(child: psutil.Process) -> bool:
     try:
-        until(lambda: answers(port) or process.poll() is not None, 20)
-        yield port
-    finally:
-        process.send_signal(signal.SIGTERM)
-        _, log = process.communicate(timeout=30)
-    assert process.returncode == 0, log
-    assert "Traceback" not in log
-    assert "FATAL" not in log
-
-
-def answers(port: int) -> bool:
-    try:
-        return get(port)[0] == 200
-    except OSError:
+        return "gunicorn" in child.name() or any("gunicorn" in word for word in child.cmdline())
+    except psutil.NoSuchProcess:
         return False
 
 
-def get(port: int) -> tuple[int, str]:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
-    try:
-        connection.request("GET", "/")
-        response = connection.getresponse()
-        return response.status, response.read().decode()
-    finally:
-        connection.close()
+@contextmanager
+def gunicorn(
+    uri: str, worker: str, load: str, folder: Any, *more: str, budget: int = BUDGET, quiet: bool = True
+) -> Iterator[Running]:
+    """Afterwards it has ended, with exit code 0."""
+    port, how = free_port(), LOADS[load]
+    conf, pidfile = os.path.join(folder, "gunicorn.conf.py"), os.path.join(folder, "pid")
+    with open(conf, "w", encoding="utf-8") as file:
+        file.write(how.get("conf", ""))
+    command = [
+        *(*how.get("before", []), PROGRAM, "-b", f"127.0.0.1:{port}", "-c", conf, "-p", pidfile),
+        *("-w", str(WORKERS), "--backlog", "512", "--log-level", "warning", "--no-control-socket"),
+        *(*how.get("args", []), *more, *WORKER_CLASSES[worker]),
+    ]
+    environ = {"APP_URI": uri, "APP_MAX_SIZE": str(budget), **how.get("env", {})}
+    with served(port, command, environ, quiet=quiet) as process:
+        yield Running(port, process, pidfile)
 
 
-def load_for(port: int, seconds: float) -> tuple[list[str], list[BaseException]]:
-    """Some clients that ask without pause; their answers, and what went wrong."""
-    replies: list[str] = []
-    failures: list[BaseException] = []
-    end = time.monotonic() + seconds
-
-    def client() -> None:
-        try:
-            while time.monotonic() < end:
-                status, body = get(port)
-                assert status == 200, body
-                replies.append(body)
-        except BaseException as error:
-            failures.append(error)
-
-    threads = [threading.Thread(target=client) for _ in range(CLIENTS)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return replies, failures
-
-
-@pytest.mark.parametrize("load", list(LOADS))
-@pytest.mark.parametrize("worker", [["-k", "sync"], ["-k", "gthread", "--threads", "4"]], ids=["sync", "gthread"])
-def test_gunicorn_keeps_the_budget(postgres_uri: str, postgres_judge: Any, worker: list[str], load: str) -> None:
-    with gunicorn(postgres_uri, worker, load) as port, postgres_judge.watch() as seen:
-        replies, failures = load_for(port, SECONDS)
-    print(f"{worker[1]} {load}: {len(replies)} requests, greatest number of backends {seen.peak} of {BUDGET}")
+@pytest.mark.parametrize(
+    ("worker", "load"),
+    [
+        *((worker, load) for worker in ("sync", "gthread") for load in LOADS),
+        *((worker, load) for worker in ("asgi", "uvicorn") for load in ("preload", "scope")),
+    ],
+)
+def test_gunicorn_keeps_the_budget(
+    postgres_uri: str, postgres_judge: Any, worker: str, load: str, tmp_path: Any
+) -> None:
+    with gunicorn(postgres_uri, worker, load, tmp_path) as running, postgres_judge.watch() as seen:
+        replies, failures = load_for(running.port)
+    print(f"{worker} {load}: {len(replies)} requests, greatest number of backends {seen.peak} of {BUDGET}")
     assert failures == []
     assert len({reply.split()[1] for reply in replies}) > 1, "several workers answered"
     assert {reply.split()[0] for reply in replies} == {"42"}
     assert 1 < seen.peak <= BUDGET
+
+
+@pytest.mark.parametrize(
+    ("worker", "load"), [("gthread", "named"), ("sync", "scope"), ("gthread", "conf-preload"), ("asgi", "owned")]
+)
+def test_reloads_and_kills_keep_it_too(
+    postgres_uri: str, postgres_judge: Any, worker: str, load: str, tmp_path: Any
+) -> None:
+    """HUP, TTIN and TTOU cost no request; a killed worker costs those that it had."""
+    with (
+        gunicorn(postgres_uri, worker, load, tmp_path) as running,
+        postgres_judge.watch() as seen,
+        ThreadPoolExecutor(1) as one,
+    ):
+        under_load = one.submit(load_for, running.port, SECONDS + 3.0)
+        first = set(running.workers)
+        running.process.send_signal(signal.SIGHUP)
+        until(lambda: len(running.workers) == WORKERS and not first & {*running.workers}, 20)
+        for number, wanted in ((signal.SIGTTIN, WORKERS + 1), (signal.SIGTTOU, WORKERS)):
+            running.process.send_signal(number)
+            until(lambda wanted=wanted: len(running.workers) == wanted, 20)
+        replies, failures = under_load.result()
+        assert failures == []
+        under_load = one.submit(load_for, running.port)
+        killed = running.workers[0]
+        os.kill(killed, signal.SIGKILL)
+        until(lambda: len(running.workers) == WORKERS and killed not in running.workers, 20)
+        more, failures = under_load.result()
+    assert len(failures) < CLIENTS, "what the killed worker had, which may have taken on more than others"
+    assert all(isinstance(each, Exception) for each in failures), "and no answer was wrong"
+    assert {reply.split()[0] for reply in replies + more} == {"42"}
+    assert 1 < seen.peak <= BUDGET
+
+
+@pytest.mark.parametrize(("worker", "load"), [("gthread", "conf-preload"), ("asgi", "owned")])
+def test_an_upgrade_shares_the_budget(
+    postgres_uri: str, postgres_judge: Any, worker: str, load: str, tmp_path: Any
+) -> None:
+    """USR2: two masters at once, whose applications were loaded apart, have one budget between them; it outlives the
+    first."""
+    with (
+        gunicorn(postgres_uri, worker, load, tmp_path) as running,
+        postgres_judge.watch() as seen,
+        ThreadPoolExecutor(1) as one,
+    ):
+        under_load = one.submit(load_for, running.port, SECONDS + 3.0)
+        running.process.send_signal(signal.SIGUSR2)
+        second = int(until(lambda: contents(f"{running.pidfile}.2"), 20))
+        try:
+            until(lambda: len(psutil.Process(second).children()) >= WORKERS, 20)
+            replies, failures = under_load.result()
+            running.process.send_signal(signal.SIGTERM)
+            until(lambda: running.process.poll() is not None, 20)
+            more, failures_of_second = load_for(running.port, 0.5)
+        finally:
+            os.kill(second, signal.SIGTERM)
+            until(lambda: not psutil.pid_exists(second), 20)
+    assert failures + failures_of_second == []
+    assert len({reply.split()[1] for reply in replies}) > WORKERS, "both masters' workers answered"
+    assert len({reply.split()[1] for reply in more}) > 1
+    assert 1 < seen.peak <= BUDGET
+
+
+def contents(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.read().strip()
+    except FileNotFoundError:
+        return ""
+
+
+def status(port: int, path: str = "/") -> int:
+    """0: it could not be had, or its worker was killed before it answered."""
+    try:
+        return get(port, path)[0]
+    except (OSError, http.client.HTTPException):
+        return 0
+
+
+@pytest.mark.parametrize("load", ["preload", "scope"])
+def test_a_worker_that_hangs_is_killed_and_its_permit_is_back(
+    postgres_uri: str, postgres_judge: Any, load: str, tmp_path: Any
+) -> None:
+    """gunicorn's timeout: SIGABRT, then SIGKILL. Each hung request holds one of two permits."""
+    with (
+        gunicorn(postgres_uri, "sync", load, tmp_path, "--timeout", "1", budget=2, quiet=False) as running,
+        postgres_judge.watch() as seen,
+        ThreadPoolExecutor(2) as two,
+    ):
+        hung = [two.submit(status, running.port, "/hang") for _ in range(2)]
+        until(lambda: sum("pg_sleep(60)" in text for text in postgres_judge.list().values()) == 2, 20)
+        until(lambda: answers(running.port), 20)  # who waits for a permit meanwhile may be killed, too
+        assert 200 not in [each.result() for each in hung]
+        replies, failures = load_for(running.port, 0.5)
+        assert not any("pg_sleep(60)" in text for text in postgres_judge.list().values())
+    assert (len(replies) > 0, failures) == (True, [])
+    assert seen.peak == 2
+
+
+def test_workers_that_are_recycled(postgres_uri: str, postgres_judge: Any, tmp_path: Any) -> None:
+    more = ["--max-requests", "40", "--max-requests-jitter", "20"]
+    with gunicorn(postgres_uri, "sync", "scope", tmp_path, *more) as running, postgres_judge.watch() as seen:
+        replies, failures = load_for(running.port)
+    assert failures == []
+    assert len({reply.split()[1] for reply in replies}) > WORKERS, "some were recycled"
+    assert 1 < seen.peak <= BUDGET
+
+
+REFUSAL = "UnsupportedError: gevent has replaced this process's"
+
+
+def gevent(uri: str, port: int, *args: str) -> subprocess.Popen[str]:
+    pytest.importorskip("gevent")
+    command = ["-m", "gunicorn", "-b", f"127.0.0.1:{port}", "-k", "gevent", "-w", "1", "--no-control-socket"]
+    return subprocess.Popen(
+        [sys.executable, *command, *args, "tests.live.apps:app"],
+        env={**os.environ, "APP_URI": uri, "APP_MAX_SIZE": "2"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_a_gevent_worker_is_refused_at_its_start(sqlite_uri: str) -> None:
+    with gevent(sqlite_uri, free_port()) as process:
+        _, log = process.communicate(timeout=30)
+    assert process.returncode not in (0, -signal.SIGKILL), "it failed to boot"
+    assert REFUSAL in log
+
+
+def test_a_gevent_worker_that_did_not_load_the_application_is_refused_at_its_first_query(sqlite_uri: str) -> None:
+    """The master, where nothing is patched, has started the pool for it: it must not hang."""
+    port = free_port()
+    with gevent(sqlite_uri, port, "--preload") as process:
+        try:
+            assert until(lambda: status(port), 20) == 500
+        finally:
+            process.send_signal(signal.SIGTERM)
+            _, log = process.communicate(timeout=30)
+    assert REFUSAL in log

@@ -1,0 +1,68 @@
+"""A scope: one budget per database for a whole tree of processes, by a word in its environment.
+
+A program whose workers load the application for themselves makes each pool once per worker; nothing shows that they
+are meant to be one. In a scope they are: every handle and manager that is made without a name has the scope's budget
+for its database. ``mppool run -- command`` begins one, as make's jobserver begins one for its jobs; `begin` in a
+``gunicorn.conf.py`` does the same. Whoever is forked or started from there is in it.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import zlib
+from collections.abc import MutableMapping
+
+from mppool.settings import BudgetSettings, check_name
+
+__all__ = ["begin", "named", "owns"]
+
+SCOPE, MAX_SIZE = "MPPOOL_SCOPE", "MPPOOL_MAX_SIZE"
+
+
+def begin(
+    max_size: int | None = None, environ: MutableMapping[str, str] | None = None, *, name: str | None = None
+) -> str:
+    """Begin a scope, or stay in the one that there is.
+
+    Args:
+        max_size: permits of each of its budgets, whatever the handles say; None: what they say.
+        environ: where; None: this process's environment, for whoever is started from now on.
+        name: of a scope that others may begin, too, and so join: gunicorn's second master in an upgrade (USR2), say,
+            which does not inherit what the first one's configuration put into the environment. None: one is made up.
+
+    Returns: the scope's name.
+
+    Raises: TypeError, ValueError: ``max_size`` or ``name`` cannot be one.
+    """
+    environ = os.environ if environ is None else environ
+    if name is not None:
+        check_name(name)
+        check_name(f"{name}-{0:08x}")  # as its budgets are called
+    if max_size is not None:
+        BudgetSettings("sqlite:any", max_size)  # refuses what cannot be one
+        environ[MAX_SIZE] = str(max_size)
+    return environ.setdefault(SCOPE, name or f"scope-{os.getpid()}-{secrets.token_hex(4)}")
+
+
+def owns(name: str) -> bool:
+    """Whether a budget of that name is one of the scope's that this process is in."""
+    scope = os.environ.get(SCOPE)
+    return bool(scope) and name.startswith(f"{scope}-")
+
+
+def named(budget: BudgetSettings) -> tuple[BudgetSettings, str]:
+    """The budget as it is meant here, and its name: the user's, the scope's, or one made up for this program and
+    whoever is forked from it.
+
+    Raises: ValueError: what the environment says cannot be.
+    """
+    scope, given = os.environ.get(SCOPE), os.environ.get(MAX_SIZE)
+    if budget.name is not None:
+        return budget, budget.name
+    if not scope:
+        return budget, f"own-{os.getpid()}-{secrets.token_hex(4)}"
+    if given and not given.isdigit():
+        raise ValueError(f"the environment variable {MAX_SIZE} must be a whole number, not {given!r}")
+    name = f"{scope}-{zlib.crc32(budget.database.key.encode()):08x}"
+    return BudgetSettings(budget.uri, int(given) if given else budget.max_size, name, budget.end_orphans), name
