@@ -28,7 +28,9 @@ NAMES = (
     "reclaim",
     "handover",
     "start",
+    "attach",
     "restart",
+    "web",
 )
 PACKAGES = ("mppool", "pysqlx-core", "pysqlx-engine", "psycopg", "psycopg-pool", "sqlalchemy")
 
