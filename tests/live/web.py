@@ -12,11 +12,11 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import NamedTuple
 
 from tests.waiting import until
 
-__all__ = ["SECONDS", "answers", "free_port", "get", "load_for", "served"]
+__all__ = ["Failure", "answers", "free_port", "get", "load_for", "served", "under_load"]
 
 SECONDS = float(os.environ.get("MPPOOL_TEST_SECONDS", "2"))  # that a load lasts
 CLIENTS = 12
@@ -70,27 +70,64 @@ def get(port: int, path: str = "/") -> tuple[int, str]:
         connection.close()
 
 
-def load_for(port: int, seconds: float = SECONDS) -> tuple[list[str], list[Any]]:
-    """Some clients that ask without pause; their answers, and what went wrong."""
-    replies: list[str] = []
-    failures: list[Any] = []
-    end = time.monotonic() + seconds
+class Failure(NamedTuple):
+    """A request that did not get what it should.
 
-    def client() -> None:
-        while time.monotonic() < end:
+    Args:
+        at: monotonic time.
+        what: an exception, or (status, body).
+    """
+
+    at: float
+    what: object
+
+
+class Load:
+    """Some clients that ask without pause; one that failed asks again."""
+
+    def __init__(self, port: int) -> None:
+        self.replies: list[str] = []
+        self.failures: list[Failure] = []
+        self._port, self._over = port, threading.Event()
+        self._threads = [threading.Thread(target=self._client) for _ in range(CLIENTS)]
+        for thread in self._threads:
+            thread.start()
+
+    def _client(self) -> None:
+        while not self._over.is_set():
             try:
-                status, body = get(port)
+                status, body = get(self._port)
             except (OSError, http.client.HTTPException) as error:
-                failures.append(error)
-                return
-            if status != 200:
-                failures.append((status, body))
-                return
-            replies.append(body)
+                self._failed(error)
+            else:
+                if status == 200:
+                    self.replies.append(body)
+                else:
+                    self._failed((status, body))
 
-    threads = [threading.Thread(target=client) for _ in range(CLIENTS)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return replies, failures
+    def _failed(self, what: object) -> None:
+        self.failures.append(Failure(time.monotonic(), what))
+        self._over.wait(0.02)
+
+    def end(self) -> None:
+        self._over.set()
+        for thread in self._threads:
+            thread.join()
+
+
+@contextmanager
+def under_load(port: int, seconds: float = SECONDS) -> Iterator[Load]:
+    """What the block does is done under load, which lasts so long at the least."""
+    began, load = time.monotonic(), Load(port)
+    try:
+        yield load
+        time.sleep(max(0.0, began + seconds - time.monotonic()))
+    finally:
+        load.end()
+
+
+def load_for(port: int, seconds: float = SECONDS) -> tuple[list[str], list[Failure]]:
+    """A load for so long; the answers, and what went wrong."""
+    with under_load(port, seconds) as load:
+        pass
+    return load.replies, load.failures
