@@ -93,6 +93,7 @@ class Database:
     uri: Uri = field(repr=False)  # as pysqlx-core takes it
     provider: str
     key: str  # what two users of one budget must agree on, without user and password
+    port: int | None = None  # of the server; None: it is not reached over TCP, or perhaps not
 
     @classmethod
     def parse(cls, uri: object) -> Database:
@@ -124,7 +125,9 @@ class Database:
         options = dict(part.split("=", 1) for part in parts.query.split("&") if "=" in part)
         host = unquote(options.get("host") or options.get("socket") or host)
         port = port or {"postgresql": 5432, "mysql": 3306}[scheme]
-        return cls(Uri(uri), scheme, f"{scheme}://{host}:{port}/{unquote(parts.path.lstrip('/'))}")
+        key = f"{scheme}://{host}:{port}/{unquote(parts.path.lstrip('/'))}"
+        over_tcp = not host.startswith("/") and options.get("prefer_socket", "false") == "false"
+        return cls(Uri(uri), scheme, key, port if over_tcp else None)
 
     @classmethod
     def _parse_sqlite(cls, rest: str) -> Database:

@@ -44,7 +44,6 @@ THEIRS: dict[str, set[str]] = {
     "errors": {"pygments (late)"},
     "shared": {"psutil (late)"},
     "manager.launcher": {"filelock (late)"},
-    "process": {"psutil (late)"},
     "database": {"pysqlx_core", "pydantic", "pydantic_core", "pygments (late)", "psutil (late)"},
     "integrations": {"* (late)"},
     "top": {"rich (late)"},

@@ -3,9 +3,7 @@
 It takes a connection, and the manager never speaks to a database: a helper does, a process of its own, one at a time,
 gone within seconds. The helper is a member like any other, so that its connection counts, and it frees nothing: a
 permit comes with the server's end of file as ever. It is told where the connections come from once it has its own,
-and ends those. Of a member that was killed together with its manager nobody knows where its connections came
-from: of those the helper counts what is left. Whatever becomes of it, the manager goes on, and sends another after a
-pause that grows.
+and ends those. Whatever becomes of it, the manager goes on, and sends another after a pause that grows.
 """
 
 from __future__ import annotations
@@ -41,20 +39,14 @@ class Ending:
 
     Args:
         config: the manager's.
-        wanted: what a helper that has its connection is told to do: ``places`` (addresses and ports on this host of
-            connections whose members have ended), ``end`` (whether to end them), ``count`` (whether to count what
-            nobody knows of).
-        counted: called with the number of connections that nobody knows of and nobody has any more.
+        places: addresses and ports on this host of the connections that a helper which has its own is to end.
     """
 
-    __slots__ = ("_channel", "_config", "_counted", "_failed", "_wanted", "again_at", "pid", "useless")
+    __slots__ = ("_channel", "_config", "_failed", "_places", "again_at", "pid", "useless")
 
-    def __init__(
-        self, config: dict[str, Any], wanted: Callable[[], dict[str, Any]], counted: Callable[[int], None]
-    ) -> None:
+    def __init__(self, config: dict[str, Any], places: Callable[[], list[tuple[str, int]]]) -> None:
         self._config = config
-        self._wanted = wanted
-        self._counted = counted
+        self._places = places
         self._channel: messages.Channel | None = None
         self._failed = 0  # helpers in a row after which there was still something to end
         self.pid: int | None = None  # of the helper, until it is reaped
@@ -106,11 +98,9 @@ class Ending:
             for message in heard[0]:
                 if "useless" in message:
                     self.useless = True
-                elif "left" in message:
-                    self._counted(int(message["left"]))
                 else:
-                    self._channel.send(self._wanted())
-        except (OSError, ValueError, TypeError):
+                    self._channel.send({"places": self._places()})
+        except (OSError, ValueError):
             return False
         return True
 

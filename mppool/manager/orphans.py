@@ -6,9 +6,9 @@ waits for the server's end of file, which is the server's own word that a connec
 PostgreSQL looks for its client during a statement, others end with the statement. What has not ended in a moment is
 ended by a helper (`ending`). The manager never speaks to a database.
 
-The connections of a member that was killed together with its manager are nobody's: the successor mourns it. Idle ones
-are gone in a moment, and so is all that PostgreSQL has; of those that were busy on another server the helper counts
-how many are left.
+The connections of a member that was killed together with its manager, and those that it had not shared yet, are
+nobody's: they are mourned. How many of such connections a server has not ended yet the kernel knows (`hangups`), so
+that many permits are kept. It may count others' too, to the same server, for a minute: then a permit comes late.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import time
 
 from mppool.manager.connections import Orphan
 from mppool.manager.ending import REAP, Ending
+from mppool.manager.hangups import hung_up
 from mppool.shared import ledger as L
 
 TYPE_CHECKING = False
@@ -33,15 +34,30 @@ __all__ = ["Orphans"]
 
 ORPHANED = 60.0  # seconds that a server may go on with the statement of a member that ended, before its permit is free
 ENDING = 0.25  # seconds until it is told to end it: PostgreSQL, which looks for its clients, has done so by then
-# Seconds that a server gets to end the connections of a member that ended when no manager had them: PostgreSQL looks
-# for its client every 0.1 s.
+LOOK = (0.005, 0.25)  # seconds between looks at what is mourned, at first and at most
+COSTLY = 20  # times as long as a look takes is the least pause before the next: a host may have many connections
+# Where the kernel does not tell: seconds that a server gets to end what was idle. PostgreSQL looks for its client every
+# 0.1 s, so all that it had is gone by then.
 MOURNED = 0.3
-# Seconds that a helper waits for a permit like everybody, before it is lent one of those that it is to see about; at
-# once when those are all there are. The server may then have one connection too many, for some milliseconds.
-LEND = 2.0
 _LOOKS = "client_connection_check_interval"  # in a uri: whether PostgreSQL looks for its client is the user's choice
 
 MOST = 1000  # connections that one helper is told of
+
+
+class Mourned:
+    """What is left of one member's connections that nobody has.
+
+    Args:
+        member: whose account the permits are on.
+        left: that the server may not have ended.
+        busy: as many of them may have been at work.
+        since: monotonic time of the member's end, or when it was known.
+    """
+
+    __slots__ = ("busy", "left", "member", "since")
+
+    def __init__(self, member: int, left: int, busy: int, since: float) -> None:
+        self.member, self.left, self.busy, self.since = member, left, busy, since
 
 
 class Orphans:
@@ -61,24 +77,20 @@ class Orphans:
         selector: selectors.BaseSelector,
         freed: Callable[[], None],
     ) -> None:
-        self._max_size: int = config["max_size"]
         self._treasury = treasury
         self._selector = selector
         self._freed = freed
         self._on_a_server = not config["database"].startswith("sqlite")
+        self._port: int | None = config["port"]
         self._goes_on = not config["database"].startswith("postgresql:") or _LOOKS in config["uri"]
         self._ends: bool = config["end_orphans"]
         self._orphans: set[Orphan] = set()
-        self._mourned: list[tuple[float, int]] = []  # accounts that are all free at that time but for busy connections
-        self._watched: dict[int, float] = {}  # accounts of which those are left, and since when
-        self._unseen: list[tuple[float, int]] = []  # accounts with one permit each that is free at that time
-        self._ending = Ending(config, self._wanted, self._count)
-        self._seat: int | None = None  # the account of a helper that is to count
-        self._lend_at: float | None = None
-        self._lent: int | None = None  # the account of which it has a permit
+        self._mourned: list[Mourned] = []  # the oldest first
+        self._look_at = self._pause = 0.0
+        self._ending = Ending(config, self._places)
 
     def __bool__(self) -> bool:
-        return bool(self._orphans or self._mourned or self._watched or self._unseen or self._ending.pid)
+        return bool(self._orphans or self._mourned or self._ending.pid)
 
     @property
     def helper(self) -> int | None:
@@ -91,12 +103,8 @@ class Orphans:
         """A member has ended: its permits are free, but for those whose connections the server has not ended yet.
 
         One that it had not told us of was just being opened, or is of a kind that has no socket to be found: nothing
-        runs there, and it gets a moment.
+        runs there.
         """
-        if member == self._seat:
-            if self._lent in self._watched:
-                self._treasury.take_back(self._lent)
-            self._seat = self._lend_at = self._lent = None
         orphans = []
         for connection in connections:
             orphan = Orphan(connection, member, time.monotonic())
@@ -104,15 +112,13 @@ class Orphans:
                 orphan.close()
             else:
                 orphans.append(orphan)
-        cells, at = self._treasury.ledger.cells, self._treasury.ledger.row(member)
-        held = cells[at + L.HELD] if self._on_a_server and not cells[at + L.LEFT] else 0
         credit = self._treasury.books.accounts[member].credit
-        unseen = max(0, min(held - len(connections), credit - len(orphans)))
+        unseen = max(0, min(self._held(member) - len(connections), credit - len(orphans)))
         if not orphans and not unseen:
             self._treasury.leave(member)
             return
         self._treasury.bury(member, len(orphans) + unseen, len(orphans))
-        self._unseen += [(time.monotonic() + MOURNED, member)] * unseen
+        self._mourn(member, unseen, 0)
         for orphan in orphans:
             self._orphans.add(orphan)
             self._selector.register(orphan, selectors.EVENT_READ, orphan)
@@ -120,68 +126,22 @@ class Orphans:
     def mourn(self, row: int) -> None:
         """A member of the predecessor's has ended, and nobody has its connections any more to hear of their end."""
         cells, at = self._treasury.ledger.cells, self._treasury.ledger.row(row)
-        held = cells[at + L.HELD] if self._on_a_server and not cells[at + L.LEFT] else 0
-        self._treasury.bury(row, max(0, held), max(0, cells[at + L.IN_USE] + cells[at + L.MOVING]))
-        if self._treasury.books.accounts[row].credit > 0:
-            self._mourned.append((time.monotonic() + MOURNED, row))
+        self._treasury.bury(row, self._held(row), max(0, cells[at + L.IN_USE] + cells[at + L.MOVING]))
+        left = self._treasury.books.accounts[row].credit
+        if left:
+            self._mourn(row, left, cells[at + L.IN_USE])
         else:
             self._treasury.leave(row)
 
-    def _watch(self, row: int, now: float) -> None:
-        """What was idle is gone, after a moment. What was busy, the server may go on with."""
-        busy = self._treasury.ledger.cells[self._treasury.ledger.row(row) + L.IN_USE] if self._goes_on else 0
-        if busy > 0:
-            self._treasury.bury(row, busy)
-            self._watched[row] = now
-        else:
-            self._treasury.leave(row)
-        self._freed()
+    def _held(self, member: int) -> int:
+        """Connections to a server that a member had when it ended, by its own word."""
+        cells, at = self._treasury.ledger.cells, self._treasury.ledger.row(member)
+        return max(0, cells[at + L.HELD]) if self._on_a_server and not cells[at + L.LEFT] else 0
 
-    def seated(self, pid: int, member: int) -> None:
-        """Somebody has become a member."""
-        if pid == self._ending.pid and self._to_count():
-            self._seat = member
-            accounts = self._treasury.books.accounts
-            mourned = sum(accounts[row].credit for row in (*self._watched, *(row for _, row in self._mourned)))
-            self._lend_at = time.monotonic() + (LEND if mourned < self._max_size else 0.0)
-            if self._mourned:
-                self._lend_at = max(self._lend_at, self._mourned[-1][0])
-
-    def _to_count(self) -> bool:
-        """Whether anything is mourned that only a helper can know the end of."""
-        return bool(self._watched or (self._goes_on and self._mourned))
-
-    def _lend(self, seat: int) -> None:
-        accounts = self._treasury.books.accounts
-        row = next((row for row in self._watched if accounts[row].credit > 0), None)
-        if row is not None and not accounts[seat].credit:
-            self._treasury.lend(row, seat)
-            self._lent = row
-
-    def _count(self, left: int) -> None:
-        """The helper has looked: so many connections are left that nobody has."""
-        accounts = self._treasury.books.accounts
-        if self._goes_on:  # what is gone by now need not be waited for
-            self._watched.update({row: time.monotonic() for _, row in self._mourned})
-            self._mourned.clear()
-        free = sum(accounts[row].credit for row in self._watched) - left
-        if free >= 0:
-            self._lent = None  # that permit is free as well
-        for row in list(self._watched):
-            while free > 0 and accounts[row].credit > 1:
-                self._treasury.buried(row)
-                free -= 1
-            if accounts[row].credit <= min(free, 1):
-                free -= accounts[row].credit
-                self._forget(row)
-        self._freed()
-
-    def _forget(self, row: int) -> None:
-        """Nothing is left of a mourned member."""
-        del self._watched[row]
-        self._treasury.leave(row)
-        if not self._orphans and not self._watched:
-            self._ending.succeeded()
+    def _mourn(self, member: int, left: int, busy: int) -> None:
+        if left:
+            self._mourned.append(Mourned(member, left, busy, time.monotonic()))
+            self._look_at, self._pause = 0.0, LOOK[0]
 
     def hear(self, speaker: Orphan | Ending) -> None:
         """One of them has something to say."""
@@ -198,32 +158,22 @@ class Orphans:
         self._selector.unregister(orphan)
         orphan.close()
         self._treasury.buried(orphan.member)
-        if not self._orphans and not self._watched:
+        if not self._orphans:
             self._ending.succeeded()
         self._freed()
 
-    def _wanted(self) -> dict[str, Any]:
-        places = [orphan.place for orphan in self._orphans if orphan.place is not None]
-        return {"places": places[:MOST], "end": self._ends, "count": self._to_count()}
+    def _places(self) -> list[tuple[str, int]]:
+        return [orphan.place for orphan in self._orphans if orphan.place is not None][:MOST]
 
     # -- time ------------------------------------------------------------------------------------------------
 
     def upkeep(self, now: float) -> None:
         """What is due."""
         for orphan in [orphan for orphan in self._orphans if now >= orphan.since + ORPHANED]:
-            os.write(2, b"a server still has a connection whose process ended %d s ago\n" % ORPHANED)
+            _say_so()
             self._buried(orphan)
-        while self._mourned and now >= self._mourned[0][0]:
-            self._watch(self._mourned.pop(0)[1], now)
-        while self._unseen and now >= self._unseen[0][0]:
-            self._treasury.buried(self._unseen.pop(0)[1])
-            self._freed()
-        for row in [row for row, since in self._watched.items() if now >= since + ORPHANED]:
-            self._forget(row)
-            self._freed()
-        if self._seat is not None and self._lend_at is not None and now >= self._lend_at:
-            self._lend_at = None
-            self._lend(self._seat)
+        if self._mourned and now >= self._look_at:
+            self._look(now)
         if self._ending.dying:
             self._ending.reap()
             if not self._ending.pid:
@@ -232,23 +182,56 @@ class Orphans:
         if end_at is not None and now >= end_at and self._ending.launch(now):
             self._selector.register(self._ending, selectors.EVENT_READ, self._ending)
 
+    def _look(self, now: float) -> None:
+        """Let go of what is mourned and has ended."""
+        began = time.monotonic()
+        ports = hung_up(self._port) if self._port is not None else None
+        some = self._ended(ports) if ports is not None else 0
+        for mourned in list(self._mourned):
+            if now >= mourned.since + ORPHANED:
+                _say_so()
+                count = mourned.left
+            elif ports is None:
+                count = mourned.left - mourned.busy * self._goes_on if now >= mourned.since + MOURNED else 0
+            else:
+                count = min(some, mourned.left)
+                some -= count
+            self._let_go(mourned, count)
+        self._pause = min(LOOK[1], self._pause * 1.5)
+        self._look_at = now + max(self._pause, COSTLY * (time.monotonic() - began))
+
+    def _ended(self, ports: list[int]) -> int:
+        """As many of those mourned the server has ended at the least, by the ports of all that it has not."""
+        known = {orphan.place[1] for orphan in self._orphans if orphan.place is not None}
+        return max(0, sum(mourned.left for mourned in self._mourned) - sum(port not in known for port in ports))
+
+    def _let_go(self, mourned: Mourned, count: int) -> None:
+        for _ in range(count):
+            mourned.left -= 1
+            self._treasury.buried(mourned.member)
+            self._freed()
+        if not mourned.left:
+            self._mourned.remove(mourned)
+
     def next_at(self) -> float | None:
         """When `upkeep` is due."""
         times = [orphan.since + ORPHANED for orphan in self._orphans]
-        times += [since + ORPHANED for since in self._watched.values()]
-        times += [at for at, _ in (*self._mourned[:1], *self._unseen[:1])]
-        times += [at for at in (self._lend_at, self._end_at()) if at is not None]
+        if self._mourned:
+            times.append(self._look_at)
+        end_at = self._end_at()
+        if end_at is not None:
+            times.append(end_at)
         if self._ending.dying:
             times.append(time.monotonic() + REAP)
         return min(times, default=None)
 
     def _end_at(self) -> float | None:
         """When to send a helper; None: there is nothing for it to do, or no permit that it could get."""
-        if self._ending.useless or self._ending.pid:
+        if not self._ends or self._ending.useless or self._ending.pid or not self._treasury.spare:
             return None
-        times = list(self._watched.values())
-        if self._goes_on:  # it takes its time to come
-            times += [at - MOURNED for at, _ in self._mourned]
-        if self._ends and self._treasury.spare:
-            times += [orphan.since + ENDING for orphan in self._orphans if orphan.place is not None]
+        times = [orphan.since + ENDING for orphan in self._orphans if orphan.place is not None]
         return max(min(times), self._ending.again_at) if times else None
+
+
+def _say_so() -> None:
+    os.write(2, b"a server still has a connection whose process ended %d s ago\n" % ORPHANED)

@@ -57,8 +57,8 @@ class Manager:
 
     Args:
         listener: bound and listening in ``folder``.
-        config: name, uri, database, max_size, linger (seconds to stay after the last member left),
-            path (where the helper finds its packages), end_orphans (whether there is to be one).
+        config: name, uri, database, port (of the server, over TCP), max_size, linger (seconds to stay after the last
+            member left), path (where the helper finds its packages), end_orphans (whether there is to be one).
     """
 
     def __init__(self, listener: socket.socket, folder: str, config: dict[str, Any]) -> None:
@@ -311,7 +311,6 @@ class Manager:
             self._see_off(absent)
         guest.member, self._members[row] = row, guest
         self._leave_at = None
-        self._orphans.seated(guest.pid, row)
         if returning:
             self._treasury.awaits(row)
         self._again_at = self._treasury.settle(now)  # so that it finds permits when it comes in

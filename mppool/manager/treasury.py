@@ -133,22 +133,6 @@ class Treasury:
         for cell in (L.IN_USE, L.HELD, L.CREDIT):
             self.ledger.cells[at + cell] = min(self.ledger.cells[at + cell], account.credit)
 
-    def lend(self, buried: int, member: int) -> None:
-        """Let a member have one of a buried one's permits, until it leaves: all it has counts as used."""
-        books, cells = self.books, self.ledger.cells
-        books.accounts[buried].credit -= 1
-        cells[self.ledger.row(buried) + L.CREDIT] = books.accounts[buried].credit
-        account, at = books.accounts[member], self.ledger.row(member)
-        account.credit, account.frozen = account.credit + 1, True
-        cells[at + L.LIMIT] = cells[at + L.TARGET] = cells[at + L.CREDIT] = account.credit
-        self.semaphores[member].give(1)
-
-    def take_back(self, buried: int) -> None:
-        """Who had that permit leaves."""
-        account = self.books.accounts[buried]
-        account.credit += 1
-        self.ledger.cells[self.ledger.row(buried) + L.CREDIT] = account.credit
-
     @property
     def spare(self) -> int:
         """Permits that the living have or could have."""

@@ -4,10 +4,6 @@ It is a member of the budget like any other: it waits for a permit, and its one 
 the same user and database, comes from an address and port that the manager names, and is older than its own
 connection. Where the server does not see us under the address and port that we see ourselves (another network's, a
 proxy's), or where there are none (a Unix socket), it ends nothing. It frees no permit: the server's end of file does.
-
-Where a manager was killed with its members, nobody can name their connections any more. Then it counts those of the
-same user and database that come from this host and that no process here has, and tells the manager; they might be
-another budget's, or another network's behind this host's address, so it does not end them.
 """
 
 from __future__ import annotations
@@ -17,7 +13,6 @@ import os
 import select
 import signal
 import socket
-import time
 from ipaddress import ip_address
 from typing import Any
 
@@ -32,7 +27,6 @@ __all__ = ["main"]
 
 PATIENCE = 10.0  # seconds to wait for a permit
 LIFE = 30  # seconds after which the process ends whatever it does
-TWICE = 0.05  # seconds between two looks
 ANSWER = 5.0  # seconds that the manager may take for an answer
 
 logger = logging.getLogger("mppool.ending")
@@ -78,13 +72,12 @@ class Server:
 
     Attributes:
         here: our own end as we see it; None: the socket is not known, or not TCP.
-        port: of the server's end.
     """
 
     def __init__(self, connection: PySQLXEngineSync) -> None:
         self._connection = connection
         self._provider = connection._link.provider
-        self.here, self.port = _ends(connection._link.live_socket())
+        self.here = _own_place(connection._link.live_socket())
         rows = connection.query_as_dict(_OWN[self._provider])
         self._seen = _parsed(rows[0]["place"] if rows else None)
 
@@ -96,39 +89,27 @@ class Server:
     def older(self, places: list[Place]) -> list[int]:
         """The connections from these places that were there before ours."""
         wanted = set(map(self._as_seen, places))
-        return [connection for connection, place in self._all_older().items() if place in wanted]
-
-    def left(self, places: list[Place]) -> set[int]:
-        """The connections from here that were there before ours and that nobody on this host has any more, but for
-        those of which the places are known."""
-        assert self.here is not None
-        known = {self._as_seen(place) for place in (*places, *_places_in_use(self.port))}  # before the server is asked
-        here = {self.here[0], self._seen[0]}
-        return {id for id, place in self._all_older().items() if place[0] in here and place not in known}
+        rows = self._connection.query_as_dict(_OLDER[self._provider])
+        return [int(row["id"]) for row in rows if row["place"] and _parsed(row["place"]) in wanted]
 
     def _as_seen(self, place: Place) -> Place:
         assert self.here is not None
         address = _plain(place[0])
         return (self._seen[0] if address == self.here[0] else address), place[1]
 
-    def _all_older(self) -> dict[int, Place]:
-        rows = self._connection.query_as_dict(_OLDER[self._provider])
-        return {int(row["id"]): _parsed(row["place"]) for row in rows if row["place"]}
-
     def end(self, connection: int) -> None:
         """End one of them. Raises: PySQLXError: it has ended just now, or is not ours to end."""
         self._connection.raw_cmd(_END[self._provider].format(connection))
 
 
-def _ends(descriptor: sockets.Descriptor | None) -> tuple[Place | None, int]:
-    """Our end of a connection, and the other end's port."""
+def _own_place(descriptor: sockets.Descriptor | None) -> Place | None:
     if descriptor is None:
-        return None, 0
+        return None
     with socket.socket(fileno=os.dup(descriptor[0])) as twin:
         if twin.family not in (socket.AF_INET, socket.AF_INET6):
-            return None, 0
+            return None
         address, port, *_ = twin.getsockname()
-        return (_plain(address), port), twin.getpeername()[1]
+        return _plain(address), port
 
 
 def _addresses(name: str) -> set[str]:
@@ -139,31 +120,13 @@ def _addresses(name: str) -> set[str]:
         return set()
 
 
-def _places_in_use(server: int) -> set[Place]:
-    """Where on this host somebody has a connection from, to that port: to others the same place may serve at once.
-    Raises: PermissionError: that is told to root only."""
-    import psutil
-
-    gone = {psutil.CONN_FIN_WAIT1, psutil.CONN_FIN_WAIT2, psutil.CONN_CLOSING, psutil.CONN_LAST_ACK}
-    gone |= {psutil.CONN_TIME_WAIT, psutil.CONN_CLOSE}
-    try:
-        found = psutil.net_connections(kind="tcp")
-    except psutil.AccessDenied as error:
-        raise PermissionError("cannot list this host's connections") from error
-    return {
-        (_plain(each.laddr.ip), each.laddr.port)
-        for each in found
-        if each.laddr and each.raddr and each.raddr.port == server and each.status not in gone
-    }
-
-
-def _ask(manager: Channel) -> dict[str, Any]:
-    """What to do, now that whatever comes to be at the places that are named is younger than we are: see
+def _ask(manager: Channel) -> list[Place]:
+    """What to end, now that whatever comes to be at the places that are named is younger than we are: see
     `mppool.manager.ending`. Raises: OSError: the manager does not answer."""
     manager.send({"ready": True})
     while select.select([manager], [], [], ANSWER)[0] and (heard := manager.receive()) is not None:
         for message in heard[0]:
-            return message
+            return [(str(address), int(port)) for address, port in message["places"]]
     raise TimeoutError("the manager does not answer")
 
 
@@ -174,19 +137,11 @@ def _work(connection: PySQLXEngineSync, manager: Channel) -> None:
     if not server.sees_us():
         manager.send({"useless": True})
         return
-    wanted = _ask(manager)
-    places = [(str(address), int(port)) for address, port in wanted["places"]]
-    for orphan in server.older(places) if wanted["end"] else ():
+    for orphan in server.older(_ask(manager)):
         try:
             server.end(orphan)
         except errors.PySQLXError as error:
             logger.warning("cannot end connection %d: %s", orphan, error)
-    if wanted["count"]:
-        left = server.left(places)
-        if left:
-            time.sleep(TWICE)  # some may be about to be closed by their owners
-            left &= server.left(places)
-        manager.send({"left": len(left)})
 
 
 def main(task: dict[str, Any]) -> None:

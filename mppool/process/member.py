@@ -27,6 +27,7 @@ def launch_config(budget: BudgetSettings, name: str) -> dict[str, Any]:
         "name": name,
         "uri": budget.uri,
         "database": budget.database.key,
+        "port": budget.database.port,
         "max_size": budget.max_size,
         "linger": LINGER_NAMED if budget.name is not None else 0.0,
         "end_orphans": budget.end_orphans,

@@ -119,7 +119,7 @@ def soak(place: Target, options: argparse.Namespace, console: Console) -> Sheet:
         left_files = [os.path.join(where, name) for where, _, names in os.walk(runtime) for name in names]
         peaks = memoryview(seen).cast("q").tolist()[:3]
         return Sheet(
-            place.provider, place.max_size, place.allowance, options.restart, Jobs.read(journals),
+            place.provider, place.max_size, options.restart, Jobs.read(journals),
             peaks[0] if place.admin else None, peaks[1], peaks[2], had, left_connections,
             wrong + processes(runtime), left_files, conductor.usage, conductor.chaos,
         )  # fmt: skip

@@ -59,9 +59,7 @@ class Target:
         uri: the workers'.
         admin: the server's administrative uri; "": a SQLite file.
         user: the workers'.
-        max_size: the budget's.
-        allowance: connections above it that the server admits. What MariaDB still does for processes that were killed
-            together with their manager is counted by a helper, which may be lent a permit for some milliseconds.
+        max_size: the budget's; no more connections does the server admit.
     """
 
     provider: str
@@ -69,7 +67,6 @@ class Target:
     max_size: int
     admin: str = ""
     user: str = ""
-    allowance: int = 0
 
     @property
     def listing(self) -> str:
@@ -104,14 +101,12 @@ def target(provider: str, admin: str | None, max_size: int) -> Iterator[Target]:
     variable, usual = USUAL[provider]
     admin = admin or os.environ.get(variable) or usual
     parts, name, password = urlsplit(admin), f"mppool_soak_{secrets.token_hex(3)}", secrets.token_hex(12)
-    allowance = 1 if provider == "mysql" else 0
     if provider == "postgresql":
         make = [f"CREATE ROLE {name} LOGIN PASSWORD '{password}' CONNECTION LIMIT {max_size}"]
         make += [f"CREATE DATABASE {name} OWNER {name}"]
         drop = [f"DROP DATABASE {name}", f"DROP ROLE {name}"]
     else:
-        limit = max_size + allowance
-        make = [f"CREATE USER {name} IDENTIFIED BY '{password}' WITH MAX_USER_CONNECTIONS {limit}"]
+        make = [f"CREATE USER {name} IDENTIFIED BY '{password}' WITH MAX_USER_CONNECTIONS {max_size}"]
         make += [f"CREATE DATABASE {name}", f"GRANT ALL ON {name}.* TO {name}"]
         drop = [f"DROP DATABASE {name}", f"DROP USER {name}"]
     address = f"{name}:{password}@{parts.netloc.rpartition('@')[2]}"
@@ -120,7 +115,7 @@ def target(provider: str, admin: str | None, max_size: int) -> Iterator[Target]:
             server.ask(sql)
         try:
             uri = urlunsplit(parts._replace(netloc=address, path=f"/{name}"))
-            yield Target(provider, uri, max_size, admin, name, allowance)
+            yield Target(provider, uri, max_size, admin, name)
         finally:
             for sql in drop:
                 server.ask(sql)

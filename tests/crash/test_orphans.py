@@ -166,10 +166,38 @@ def test_the_servers_end_frees_it(ends: str) -> None:
         other.leave()
 
 
-def test_a_connection_that_nobody_had_told_of_gets_a_moment() -> None:
+def test_a_connection_that_nobody_had_told_of() -> None:
     """Its process was killed while it was being opened: the server has it, and ends it when it looks."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    told, untold = (socket.create_connection(listener.getsockname()) for _ in range(2))
+    theirs = [listener.accept()[0] for _ in range(2)]
+
+    def apart() -> None:
+        for each in (untold, *theirs, listener):
+            each.close()
+
+    with served_here(apart, port=listener.getsockname()[1]), listener:
+        dead, other = sit(), sit()
+        get(dead, 3)
+        assert dead.opened(told.fileno())
+        dead.cells[dead.at + L.MOVING] = 2
+        other.cells[other.at + L.WAITING] = 4
+        for each in (told, untold):
+            each.close()
+        dead.channel.hang_up()
+        until(lambda: other.cells[other.at + L.CREDIT] == 2)  # the third was not a connection yet
+        other.channel.ring()
+        assert other.cells[other.at + L.CREDIT] == 2
+        for got, each in enumerate(theirs, 3):
+            each.close()
+            until(lambda got=got: other.cells[other.at + L.CREDIT] == got)
+        dead.abandon()
+        other.leave()
+
+
+def test_where_the_kernel_does_not_tell_it_gets_a_moment() -> None:
     ours, theirs = socket.socketpair()
-    with served_here(theirs.close):
+    with served_here(theirs.close, port=None):
         dead, other = sit(), sit()
         get(dead, 3)
         assert dead.opened(ours.fileno())

@@ -61,7 +61,6 @@ def sheet(**found: Any) -> Sheet:
     right = {
         "provider": "postgresql",
         "max_size": 8,
-        "allowance": 0,
         "cuts": False,
         "jobs": Jobs(begun=10, right=9, killed=1),
         "peak_server": 8,
@@ -79,7 +78,6 @@ def sheet(**found: Any) -> Sheet:
 def test_all_is_well() -> None:
     assert sheet().good
     assert sheet(peak_server=None).good, "SQLite has no server"
-    assert sheet(allowance=1, peak_server=9).good
     assert sheet(cuts=True, jobs=Jobs(begun=3, right=1, by_database=2)).good
 
 
