@@ -89,8 +89,8 @@ class PoolManager:
                 raise errors.PoolAlreadyStartedError(f"manager {self._name!r} is started already")
             self._own()
             self._stopped = False
-        # What each child would do again for its first query.
-        late("mppool.database.rows")  # pydantic
+        # What each child would do again for its first query: pydantic is imported, and has made a class.
+        late("mppool.database.rows").row_class((("id", "int"),))
         lexer(self._budget.database.provider)
 
     def stop(self) -> None:
