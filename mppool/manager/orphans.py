@@ -206,12 +206,14 @@ class Orphans:
         return max(0, sum(mourned.left for mourned in self._mourned) - sum(port not in known for port in ports))
 
     def _let_go(self, mourned: Mourned, count: int) -> None:
-        for _ in range(count):
-            mourned.left -= 1
-            self._treasury.buried(mourned.member)
-            self._freed()
+        if not count:
+            return
+        mourned.left -= count
         if not mourned.left:
             self._mourned.remove(mourned)
+        for _ in range(count):
+            self._treasury.buried(mourned.member)
+        self._freed()  # the last: whether the manager may leave depends on what there is
 
     def next_at(self) -> float | None:
         """When `upkeep` is due."""

@@ -343,8 +343,8 @@ class Agent:
 
     def _take(self, now: float) -> None:
         """Take permits for the connections that are wanted, and have them opened."""
-        pool, machine = self._pool, self._pool.machine
-        while machine.to_open() > 0 and (turn := self._gate.enter(now)) is not None:
+        pool = self._pool
+        while self._has_room() and (turn := self._gate.enter(now)) is not None:
             with pool.lock:
                 slot = self._take_permit()
             if slot is None:
@@ -352,15 +352,18 @@ class Agent:
                 return
             pool.workshop.open(slot, turn)
 
+    def _has_room(self) -> bool:
+        """Whether a permit would be of use, and may be had."""
+        machine = self._pool.machine
+        return machine.to_open() > 0 and len(machine.slots) < int(self._pool.cells[self._pool.at + L.TARGET])
+
     def _take_permit(self) -> Slot | None:
-        pool, member = self._pool, self._member
+        member = self._member
         assert member is not None
-        machine = pool.machine
-        full = len(machine.slots) >= pool.cells[pool.at + L.TARGET]
-        if machine.to_open() <= 0 or full or not member.semaphore.take():
+        if not self._has_room() or not member.semaphore.take():
             return None
-        slot = machine.take()
-        pool.publish()
+        slot = self._pool.machine.take()
+        self._pool.publish()
         return slot
 
     def _offer(self, now: float) -> bool:

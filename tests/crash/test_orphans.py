@@ -195,6 +195,27 @@ def test_a_connection_that_nobody_had_told_of() -> None:
         other.leave()
 
 
+def test_with_the_last_that_is_mourned_the_manager_leaves() -> None:
+    listener = socket.create_server(("127.0.0.1", 0))
+    ours = socket.create_connection(listener.getsockname())
+    theirs, _ = listener.accept()
+
+    def apart() -> None:
+        for each in (ours, theirs, listener):
+            each.close()
+
+    with served_here(apart, port=listener.getsockname()[1]) as manager, listener:
+        dead = sit()
+        get(dead, 1)
+        ours.close()
+        dead.channel.hang_up()
+        assert dead.channel.sock.recv(1) == b"", "the manager has seen it off"
+        assert not manager._ended()
+        theirs.close()
+        assert manager.join() == 0
+        dead.abandon()
+
+
 def test_where_the_kernel_does_not_tell_it_gets_a_moment() -> None:
     ours, theirs = socket.socketpair()
     with served_here(theirs.close, port=None):
