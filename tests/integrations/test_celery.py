@@ -100,7 +100,7 @@ def worker(uri: str, load: str, broker: str, folder: Any, *, quiet: bool = True,
     with BROKERS[broker](folder) as transport:
         conf = {
             **transport,
-            "result_backend": f"file://{results}",
+            "result_backend": f"tests.integrations.celery_results:Results+file://{results}",
             "task_track_started": True,
             "worker_prefetch_multiplier": 1,
             **conf,
@@ -149,9 +149,12 @@ class Descriptors:
 
     def _watch(self) -> None:
         while not self._stop.wait(0.005):
-            pids = [self._process.pid, *(child.pid for child in self._process.children(recursive=True))]
-            found = [self._target(fd) for pid in pids for fd in glob.glob(f"/proc/{pid}/fd/*")]
-            self.peak = max(self.peak, found.count(self._path))
+            self.peak = max(self.peak, len(self._open() & self._open()))  # in both: at once, in the moment between
+
+    def _open(self) -> set[str]:
+        pids = [self._process.pid, *(child.pid for child in self._process.children(recursive=True))]
+        links = [link for pid in pids for link in glob.glob(f"/proc/{pid}/fd/*")]
+        return {link for link in links if self._target(link) == self._path}
 
     @staticmethod
     def _target(link: str) -> str:
