@@ -41,6 +41,10 @@ COSTLY = 20  # times as long as a look takes is the least pause before the next:
 MOURNED = 0.3
 _LOOKS = "client_connection_check_interval"  # in a uri: whether PostgreSQL looks for its client is the user's choice
 
+# Seconds until what is mourned may be over: the kernel forgets a connection at once if something had come on it that
+# its process did not live to read (it is reset). The server was idle then, or about to be, and ends it when it sees it.
+RESET = 0.05
+
 MOST = 1000  # connections that one helper is told of
 
 
@@ -186,7 +190,8 @@ class Orphans:
         """Let go of what is mourned and has ended."""
         began = time.monotonic()
         ports = hung_up(self._port) if self._port is not None else None
-        some = self._ended(ports) if ports is not None else 0
+        old = [mourned for mourned in self._mourned if now >= mourned.since + RESET]
+        some = self._ended(old, ports) if ports is not None else 0
         for mourned in list(self._mourned):
             if now >= mourned.since + ORPHANED:
                 _say_so()
@@ -194,16 +199,16 @@ class Orphans:
             elif ports is None:
                 count = mourned.left - mourned.busy * self._goes_on if now >= mourned.since + MOURNED else 0
             else:
-                count = min(some, mourned.left)
+                count = min(some, mourned.left) if mourned in old else 0
                 some -= count
             self._let_go(mourned, count)
         self._pause = min(LOOK[1], self._pause * 1.5)
         self._look_at = now + max(self._pause, COSTLY * (time.monotonic() - began))
 
-    def _ended(self, ports: list[int]) -> int:
-        """As many of those mourned the server has ended at the least, by the ports of all that it has not."""
+    def _ended(self, old: list[Mourned], ports: list[int]) -> int:
+        """As many of those the server has ended at the least, by the ports of all that it has not."""
         known = {orphan.place[1] for orphan in self._orphans if orphan.place is not None}
-        return max(0, sum(mourned.left for mourned in self._mourned) - sum(port not in known for port in ports))
+        return max(0, sum(mourned.left for mourned in old) - sum(port not in known for port in ports))
 
     def _let_go(self, mourned: Mourned, count: int) -> None:
         if not count:

@@ -184,8 +184,10 @@ def test_a_connection_that_nobody_had_told_of() -> None:
         other.cells[other.at + L.WAITING] = 4
         for each in (told, untold):
             each.close()
+        ended = time.monotonic()
         dead.channel.hang_up()
-        until(lambda: other.cells[other.at + L.CREDIT] == 2)  # the third was not a connection yet
+        until(lambda: other.cells[other.at + L.CREDIT] == 2)  # the third was not a connection yet, or was reset
+        assert time.monotonic() - ended >= orphans.RESET
         other.channel.ring()
         assert other.cells[other.at + L.CREDIT] == 2
         for got, each in enumerate(theirs, 3):
