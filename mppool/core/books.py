@@ -6,8 +6,9 @@ be stale by the time they are read: a plan built on them may move a permit late 
 
 Sharing is max-min fair: whoever has least is served first, and a permit in use is only called back if that
 makes the least better off. Moving a permit costs its taker a new connection, so an idle connection is asked for
-softly (its member lets it go once it has lain idle for as long as a reconnect takes: ski rental), and members
-with nothing at all take turns.
+softly (its member lets it go once it has lain idle for as long as a reconnect takes: ski rental), it is asked for
+only when somebody has waited for some such times or has none that could come back (the same on the taker's side), a
+member's last one later still, and members with nothing at all take turns.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 from heapq import heapify, heappop, heappush, heapreplace
 
 TURN = 8  # times the cost of a reconnect that a member may keep its only permit while another has none
+RIPE = 4  # times the cost of a reconnect that a caller waits for a connection of its own process, if that has any
 LEAST_TURN = 0.002  # seconds; and where a reconnect costs next to nothing, or has never been measured
 
 
@@ -181,6 +183,7 @@ class Books:
 
     def _call_back(self, plan: Plan, hungry: dict[int, int], now: float) -> None:
         """Find a giver for each permit still wanted, the cheapest kind first."""
+        overdrawn = max(0, -self.free)
         missing = plan.shortage
         # Permits that nobody uses cost nothing to move, and connections being closed will be such permits soon.
         for account in self.accounts.values():
@@ -190,10 +193,17 @@ class Books:
             missing -= self._release(
                 account, min(missing, account.credit - max(needed, account.held - account.closing))
             )
-        # Idle connections: whoever has most of them.
+        # From here on a move costs a connect.
+        hungry = self._ripe(plan, hungry, now)
+        wanted = sum(hungry.values()) + overdrawn
+        missing = max(0, wanted - (plan.shortage - missing))
+        # Idle connections: whoever has most of them; somebody's last one only for who has none, or has waited long.
+        needy = overdrawn + sum(self._needy(plan, member, extra, now) for member, extra in hungry.items())
         for account in sorted(self.accounts.values(), key=lambda each: -each.idle):
             if missing and not account.waiting and not account.frozen:
-                missing -= self._release(account, min(missing, account.idle))
+                last = account.idle == account.target and needy <= 0
+                given = self._release(account, min(missing, account.idle - last))
+                missing, needy = missing - given, needy - given
         # So far nobody is pressed: only idle things were asked for.
         for _ in range(min(missing, -self.free)):
             most = max(self.accounts.values(), key=lambda each: 0 if each.frozen else each.target)
@@ -202,10 +212,32 @@ class Books:
             self._press(most)
             missing -= 1
         if missing:
-            self._share(plan, hungry, plan.shortage - missing, now)
+            self._share(plan, hungry, wanted - missing, now)
         for member, account in self.accounts.items():
             if account.target < account.credit and account.unused and not account.frozen:
                 plan.recalls.append((member, min(account.unused, account.credit - account.target)))
+
+    def _ripe(self, plan: Plan, hungry: dict[int, int], now: float) -> dict[int, int]:
+        """Those who have waited for some time, or for whom no connection of their own can come back: for others one
+        from elsewhere would mostly come too late, and be called back at once."""
+        return {
+            member: extra
+            for member, extra in hungry.items()
+            if not (account := self.accounts[member]).in_use
+            or not account.waiting
+            or self._due(plan, now, account.since + RIPE * account.cost)
+        }
+
+    def _needy(self, plan: Plan, member: int, extra: int, now: float) -> int:
+        """How many of the permits that a member lacks are worth somebody's last connection."""
+        account = self.accounts[member]
+        return extra if not account.credit or self._due(plan, now, account.since + TURN * account.cost) else 0
+
+    @staticmethod
+    def _due(plan: Plan, now: float, at: float) -> bool:
+        if now < at and (plan.again_at is None or at < plan.again_at):
+            plan.again_at = at
+        return now >= at
 
     @staticmethod
     def _release(account: Account, permits: int) -> int:
@@ -254,8 +286,5 @@ class Books:
             key=lambda account: account.turn_ends,
         )
         for _, account in zip(takers, holders, strict=False):
-            over = account.turn_ends
-            if over <= now:
+            if self._due(plan, now, account.turn_ends):
                 self._press(account)
-            elif plan.again_at is None or over < plan.again_at:
-                plan.again_at = over

@@ -14,7 +14,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from mppool.core.books import TURN, Account, Books, Plan
+from mppool.core.books import RIPE, TURN, Account, Books, Plan
 
 
 class Process:
@@ -351,6 +351,41 @@ def test_an_idle_connection_is_asked_for_softly() -> None:
     member(books, 1, waiting=1)
     books.plan(0.0)
     assert (holder.target, holder.limit) == (1, 2)
+
+
+def test_who_has_a_connection_that_can_come_back_waits_for_it_first() -> None:
+    books = Books(4)
+    holder = member(books, 0, credit=3, idle=3)
+    taker = member(books, 1, credit=1, in_use=1, waiting=1)
+    taker.since, taker.cost = 100.0, 0.01
+    plan = books.plan(100.0)
+    assert (holder.target, plan.again_at) == (3, pytest.approx(100.0 + RIPE * 0.01))
+    books.plan(100.0 + RIPE * 0.01)
+    assert holder.target == 2
+
+
+def test_who_has_none_in_use_does_not() -> None:
+    books = Books(4)
+    holder = member(books, 0, credit=4, idle=4)
+    taker = member(books, 1, waiting=1)
+    taker.since, taker.cost = 100.0, 0.01
+    books.plan(100.0)
+    assert holder.target == 3
+
+
+def test_a_last_connection_is_for_who_has_none_or_has_waited_long() -> None:
+    books = Books(3)
+    holders = [member(books, 0, credit=1, idle=1), member(books, 1, credit=1, idle=1)]
+    taker = member(books, 2, credit=1, in_use=1, waiting=1)
+    taker.since, taker.cost = 100.0, 0.01
+    plan = books.plan(100.0 + RIPE * 0.01)
+    assert [holder.target for holder in holders] == [1, 1]
+    assert plan.again_at == pytest.approx(100.0 + TURN * 0.01)
+    books.plan(100.0 + TURN * 0.01)
+    assert sum(holder.target for holder in holders) == 1
+    member(books, 3, waiting=1)
+    books.plan(100.0 + RIPE * 0.01)
+    assert sum(holder.target for holder in holders) == 1, "one, for who has none"
 
 
 def test_a_permit_in_use_is_called_back_only_if_that_is_fairer() -> None:
