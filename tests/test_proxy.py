@@ -27,10 +27,10 @@ class Echo(threading.Thread):
 
     def run(self) -> None:
         while True:
-            talk, _ = self._listener.accept()
+            talk, peer = self._listener.accept()
             self._talks.append(threading.Thread(target=self._answer, args=(talk,)))
             self._talks[-1].start()
-            if talk.getpeername() == self._last:
+            if peer == self._last:
                 return
 
     def _answer(self, talk: socket.socket) -> None:
