@@ -100,6 +100,7 @@ def test_what_it_passes_on(proxy: Proxy) -> None:
 
 def test_refused_and_back_on_the_same_port(proxy: Proxy) -> None:
     with call(proxy) as line:
+        until(lambda: proxy.seen().open == 1)  # who is not accepted yet goes with the listener
         proxy.mode("refuse")
         with pytest.raises(ConnectionRefusedError):
             call(proxy)
