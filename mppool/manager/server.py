@@ -32,6 +32,7 @@ FIRST_MEMBER = 10.0  # seconds a new manager waits for whoever launched it, and 
 KEPT = 16  # connections of a member that are kept before those that have ended are looked for
 LOOK = 0.2  # seconds between looks at processes of whose end the kernel cannot tell us
 SOON = 0.05  # seconds until the next try to leave
+LONGEST_SLEEP = 3600.0  # seconds; members say when something is due, and a selector cannot sleep for years
 DESCRIPTORS = 3 * L.ROWS + 64  # a member costs a socket, a semaphore and a notice of its end; a connection one more
 _LISTENER = 0  # the listening socket is our standard input
 
@@ -132,7 +133,7 @@ class Manager:
         times = [at for at in (self._again_at, self._leave_at, self._orphans.next_at()) if at is not None]
         if any(guest.notice is None for guest in self._guests):
             times.append(time.monotonic() + LOOK)
-        return max(0.0, min(times) - time.monotonic()) if times else None
+        return min(max(0.0, min(times) - time.monotonic()), LONGEST_SLEEP) if times else None
 
     def _inherit(self, row: int) -> None:
         """A member of the predecessor's: it will come by itself. Until then only its end is watched for."""

@@ -80,6 +80,21 @@ def test_a_permit_put_back_goes_to_whoever_waits() -> None:
 # -- the end of a member -------------------------------------------------------------------------------------
 
 
+def test_whatever_a_member_says_of_its_times() -> None:
+    """It would be due in some thousand years, which is longer than a selector can sleep."""
+    odd, other = sit(2), sit(2)
+    get(odd, 1)
+    get(other, 1)
+    for cell in (L.SINCE, L.COST):
+        odd.cells[odd.at + cell] = L.NEVER
+    want(odd, 1)
+    until(lambda: other.cells[L.H_HUNGRY] == 1)
+    want(odd, 0)
+    until(lambda: other.cells[L.H_HUNGRY] == 0)
+    for member in (odd, other):
+        member.leave()
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=lambda each: each.name)
 def test_a_dead_members_credit_is_free(holder: Holder, number: signal.Signals) -> None:
     waiter = sit()
