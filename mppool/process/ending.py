@@ -13,6 +13,7 @@ import os
 import select
 import signal
 import socket
+import threading
 from ipaddress import ip_address
 from typing import Any
 
@@ -144,6 +145,15 @@ def _work(connection: PySQLXEngineSync, manager: Channel) -> None:
             logger.warning("cannot end connection %d: %s", orphan, error)
 
 
+def _end_with(manager: int) -> None:
+    """End this process when the manager ends: nobody is left to say what there is to do, and it must neither keep a
+    permit that its successor has a use for nor, as the last member, bring a successor up."""
+    poll = select.poll()
+    poll.register(manager, 0)  # tells of a hang-up in any case
+    poll.poll()
+    os._exit(1)
+
+
 def main(task: dict[str, Any]) -> None:
     """The process's entry. Standard input is the way to the manager and back.
 
@@ -152,6 +162,7 @@ def main(task: dict[str, Any]) -> None:
     """
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.alarm(LIFE)
+    threading.Thread(target=_end_with, args=(0,), daemon=True).start()
     manager = Channel(socket.socket(fileno=os.dup(0)))
     budget = BudgetSettings(task["uri"], task["max_size"])
     pool: PySQLXEnginePoolSync = PySQLXEnginePoolSync._of(budget, task["name"], PoolSettings(conn_timeout=PATIENCE))

@@ -24,6 +24,7 @@ from mppool.process import ending
 from mppool.shared import ledger as L
 from mppool.shared import paths
 from tests.crash.crew import REPEAT, Books, crew, say, watched
+from tests.manager.seats import NAME, get, gone, served_here, sit
 from tests.servers import Judge, LimitedRole, Server
 from tests.waiting import forked, until
 
@@ -248,6 +249,24 @@ def test_the_helper_is_killed_at_any_moment(mysql_uri: str, mysql_judge: Judge) 
                     other.ask("hold", 3)
                     other.ask("release")
             assert manager.pid == before
+        books.close()
+
+
+def test_with_the_manager_its_helper_ends() -> None:
+    """Also while it tries for a connection: here nobody ever lets it in, and no member is left to be served."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    ours = socket.create_connection(listener.getsockname())
+    theirs, _ = listener.accept()
+    with served_here(theirs.close, end_orphans=True) as manager, listener, ours, theirs:
+        dead = sit()
+        get(dead, 1)
+        assert dead.opened(ours.fileno())
+        dead.leave()
+        (helper,) = until(psutil.Process(manager.pid).children, 10)
+        books = Books(NAME)
+        until(lambda: books.column(L.CREDIT).get(helper.pid), 10)  # it has a permit
+        manager.kill()
+        gone(helper.pid)
         books.close()
 
 

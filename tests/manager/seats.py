@@ -87,7 +87,8 @@ def cut_off(sock: socket.socket) -> bool:
 
 @contextmanager
 def served_here(prepare: Callable[[], None], **changes: Any) -> Iterator[Child]:
-    """A manager in a forked child that ``prepare`` may tamper with, for what a real one cannot be made to do."""
+    """A manager in a forked child that ``prepare`` may tamper with, for what a real one cannot be made to do. It sends
+    no helper unless asked to: there is no database that one could get into."""
     from mppool.manager import server
 
     folder = paths.make_folder(NAME)
@@ -97,7 +98,7 @@ def served_here(prepare: Callable[[], None], **changes: Any) -> Iterator[Child]:
 
     def serve() -> None:
         prepare()
-        server.Manager(listener, folder, {**config(), **changes}).run()
+        server.Manager(listener, folder, {**config(), "end_orphans": False, **changes}).run()
 
     with listener, forked(serve) as child:
         listener.close()
