@@ -9,6 +9,8 @@ from __future__ import annotations
 import select
 import socket
 
+from mppool.shared.places import place
+
 __all__ = ["Orphan", "Shared"]
 
 _ENDED = getattr(select, "POLLRDHUP", 0)  # where there is none, a connection is thrown out once both sides have ended
@@ -76,7 +78,7 @@ class Orphan:
         self._connection = connection
         self.member = member
         self.since = since
-        self.place = _place(connection)
+        self.place = place(connection)
         try:
             connection.shutdown(socket.SHUT_WR)
         except OSError:
@@ -99,13 +101,3 @@ class Orphan:
 
     def close(self) -> None:
         self._connection.close()
-
-
-def _place(connection: socket.socket) -> tuple[str, int] | None:
-    try:
-        if connection.family in (socket.AF_INET, socket.AF_INET6):
-            address, port, *_ = connection.getsockname()
-            return str(address), int(port)
-    except OSError:
-        pass
-    return None

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from mppool.shared.places import Place
+
 __all__ = ["Ending"]
 
 PAUSE = (1.0, 30.0)  # seconds before the next helper, if connections are left; after the first, and at most
@@ -44,7 +46,7 @@ class Ending:
 
     __slots__ = ("_channel", "_config", "_failed", "_places", "again_at", "pid", "useless")
 
-    def __init__(self, config: dict[str, Any], places: Callable[[], list[tuple[str, int]]]) -> None:
+    def __init__(self, config: dict[str, Any], places: Callable[[], list[Place]]) -> None:
         self._config = config
         self._places = places
         self._channel: messages.Channel | None = None

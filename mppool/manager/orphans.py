@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from mppool.manager.treasury import Treasury
+    from mppool.shared.places import Place
 
 __all__ = ["Orphans"]
 
@@ -166,7 +167,7 @@ class Orphans:
             self._ending.succeeded()
         self._freed()
 
-    def _places(self) -> list[tuple[str, int]]:
+    def _places(self) -> list[Place]:
         return [orphan.place for orphan in self._orphans if orphan.place is not None][:MOST]
 
     # -- time ------------------------------------------------------------------------------------------------

@@ -18,11 +18,12 @@ from ipaddress import ip_address
 from typing import Any
 
 from mppool import errors
-from mppool.database import sockets
 from mppool.database.connection import PySQLXEngineSync
+from mppool.database.sockets import Descriptor
 from mppool.process.sync_pool import PySQLXEnginePoolSync
 from mppool.settings import BudgetSettings, PoolSettings
 from mppool.shared.messages import Channel
+from mppool.shared.places import Place, place
 
 __all__ = ["main"]
 
@@ -31,8 +32,6 @@ LIFE = 30  # seconds after which the process ends whatever it does
 ANSWER = 5.0  # seconds that the manager may take for an answer
 
 logger = logging.getLogger("mppool.ending")
-
-Place = tuple[str, int]  # address and port of a connection's client
 
 # Places are "address:port"; a MySQL server that looks names up has the host's name for its address.
 _OWN = {
@@ -78,7 +77,7 @@ class Server:
     def __init__(self, connection: PySQLXEngineSync) -> None:
         self._connection = connection
         self._provider = connection._link.provider
-        self.here = _own_place(connection._link.live_socket())
+        self.here = _end_of(connection._link.live_socket())
         rows = connection.query_as_dict(_OWN[self._provider])
         self._seen = _parsed(rows[0]["place"] if rows else None)
 
@@ -103,14 +102,12 @@ class Server:
         self._connection.raw_cmd(_END[self._provider].format(connection))
 
 
-def _own_place(descriptor: sockets.Descriptor | None) -> Place | None:
+def _end_of(descriptor: Descriptor | None) -> Place | None:
     if descriptor is None:
         return None
     with socket.socket(fileno=os.dup(descriptor[0])) as twin:
-        if twin.family not in (socket.AF_INET, socket.AF_INET6):
-            return None
-        address, port, *_ = twin.getsockname()
-        return _plain(address), port
+        found = place(twin)
+    return found and (_plain(found[0]), found[1])
 
 
 def _addresses(name: str) -> set[str]:
