@@ -21,6 +21,10 @@ from mppool.shared import messages, paths
 
 LAUNCH_TIMEOUT = 10.0  # seconds; a loaded machine starts an interpreter in less than one
 _BACKLOG = 512
+# Ctrl-C is not for the manager. A session of its own would keep it away, too, but to Linux's autogroup scheduler one
+# process in a session weighs as much as all its members in theirs, in theory: on a busy machine it came to run seconds
+# late where its members were served within some milliseconds.
+_APART: dict[str, Any] = {"process_group": 0} if sys.version_info >= (3, 11) else {"start_new_session": True}
 _NEEDED = (
     "PATH",
     "LD_LIBRARY_PATH",
@@ -136,7 +140,7 @@ def _start(config: dict[str, Any], folder: str) -> socket.socket:
                 stdout=log,
                 stderr=log,
                 pass_fds=(reader,),
-                start_new_session=True,
+                **_APART,
                 env={name: os.environ[name] for name in _NEEDED if name in os.environ},
             )
             os.write(writer, json.dumps(config).encode())  # the uri goes by a pipe: arguments can be read by everybody

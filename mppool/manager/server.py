@@ -381,5 +381,5 @@ def main(folder: str) -> None:
     manager = Manager(listener, folder, config)
     if os.fork():
         os._exit(0)  # so whoever launched us sees that all is well; the manager itself is nobody's child
-    os.setsid()
+    os.setpgid(0, 0)
     manager.run()
