@@ -160,8 +160,10 @@ class Treasury:
             for member, permits in plan.grants:
                 unheard |= self._publish(member)
                 self.semaphores[member].give(permits)
-            if not self._recall(plan) and not self._announce(plan) and not unheard:
-                return plan.again_at
+            moved, missed = self._recall(plan)
+            if not moved and not self._announce(plan) and not unheard:
+                # Who took one in the instant in which it was to be recalled has no reason to say so when it has.
+                return min(plan.again_at or now + SOON, now + SOON) if missed else plan.again_at
         self._announce(plan)
         return now + SOON
 
@@ -181,8 +183,9 @@ class Treasury:
                 unheard |= self._publish(member)
         return unheard
 
-    def _recall(self, plan: Plan) -> int:
-        moved = 0
+    def _recall(self, plan: Plan) -> tuple[int, int]:
+        """Take permits off semaphores: how many there were, and how many there were not."""
+        moved = missed = 0
         for member, permits in plan.recalls:
             semaphore, got = self.semaphores[member], 0
             while got < permits and semaphore.take():
@@ -191,7 +194,8 @@ class Treasury:
                 self.books.recalled(member, got)
                 self.ledger.cells[self.ledger.row(member) + L.CREDIT] = self.books.accounts[member].credit
                 moved += got
-        return moved
+            missed += permits - got
+        return moved, missed
 
     def _read(self) -> None:
         for member, account in self.books.accounts.items():

@@ -325,7 +325,7 @@ class Agent:
             may = opens_at == now
             self.listening = listening = wants > 0 and room and may
             ring = wants > 0 and machine.demand > cells[at + L.KNOWN] and machine.demand > cells[at + L.CREDIT]
-            ring = ring or self._offer(now)
+            ring = ring or self._offer(now) or self._cannot(cells[at + L.TARGET], cells[at + L.LIMIT])
             warm = self._starting if not machine.opening and not (wants and not may) else []
             if warm:
                 self._starting = []
@@ -376,6 +376,12 @@ class Agent:
             self._offered = max(ripe)
             return True
         return False
+
+    def _cannot(self, target: int, limit: int) -> bool:
+        """Whether the manager waits for idle connections of ours that were borrowed while it asked for them: then it
+        is to look again, and ask others. What is above the limit it knows to be in use."""
+        machine = self._pool.machine
+        return min(len(machine.slots) - len(machine.closing), limit) - target > len(machine.idle)
 
     def _sleep(self, now: float, opens_at: float | None) -> float | None:
         pool, machine = self._pool, self._pool.machine

@@ -19,6 +19,7 @@ from multiprocessing.connection import Connection, Pipe
 from typing import Any
 
 from mppool import PoolManager, errors
+from mppool.process import registry
 from mppool.shared import identity, paths
 from mppool.shared import ledger as L
 from tests.crash import faults
@@ -158,10 +159,16 @@ class Actions:
 
     def release(self) -> int:
         """Give all back; the number."""
-        given, self.leases = self.leases, []
-        for lease in given:
-            lease.__exit__(None, None, None)
-        return len(given)
+        given = 0
+        while self.leases:
+            self.leases.pop().__exit__(None, None, None)
+            given += 1
+        return given
+
+    def want(self, count: int) -> None:
+        """Begin to wait for so many more, to be held until they are released."""
+        for _ in range(count):
+            threading.Thread(target=self.hold, args=(1,), daemon=True).start()
 
     def probe(self) -> float:
         """Borrow a fresh connection and give it up; when it came."""
@@ -181,6 +188,10 @@ class Actions:
 
     def stats(self) -> Any:
         return self.pool.stats()
+
+    def reconnects_in(self, seconds: float) -> None:
+        """From now on, opening a connection takes so long by this process's experience."""
+        registry._pools[self.manager.name].workshop.cost = seconds
 
     def run(self, threads: int, tasks: int) -> None:
         self.load = Load(self.manager, threads, tasks)

@@ -192,6 +192,22 @@ def test_whoever_lines_up_before_the_manager_forgets_who_did(budget: Budget, mon
     assert (budget.cell(taker, L.KNOWN), budget.ledger.cells[L.H_HUNGRY]) == (1, 1)
 
 
+def test_whoever_takes_a_permit_that_was_to_be_recalled(budget: Budget) -> None:
+    """It rings nobody when it has taken it: the manager looks again soon, and asks another who has one idle."""
+    quick, idle, taker = budget.attach(), budget.worker(1), budget.attach()
+    budget.report(quick, waiting=2)
+    budget.settle()
+    assert budget.credits()[:2] == [2, 1]
+    budget.report(quick, waiting=0)
+    budget.report(taker, waiting=3)
+    budget.treasury.semaphores[quick].real.take()  # type: ignore[attr-defined]
+    assert budget.settle(5.0) == 5.0 + module.SOON
+    assert (budget.credits()[:3], budget.cell(idle, L.TARGET)) == ([1, 1, 2], 1)
+    budget.report(quick, held=1, moving=1)
+    assert budget.settle(5.0 + module.SOON) is None
+    assert budget.cell(idle, L.TARGET) == 0
+
+
 # -- coming and going ----------------------------------------------------------------------------------------
 
 
