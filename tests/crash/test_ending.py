@@ -10,7 +10,6 @@ import os
 import secrets
 import signal
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from mppool.process import ending
 from mppool.shared import ledger as L
 from mppool.shared import paths
 from tests.crash.crew import REPEAT, Books, crew, say, watched
+from tests.crash.relay import relay
 from tests.manager.seats import NAME, get, gone, served_here, sit
 from tests.servers import Judge, LimitedRole, Server
 from tests.waiting import forked, until
@@ -152,52 +152,9 @@ def test_all_have_it_from_whoever_came_first(sqlite_uri: str) -> None:
         PoolManager(sqlite_uri, end_orphans=1)  # type: ignore[arg-type]
 
 
-@contextmanager
-def forwarder(port: int) -> Iterator[int]:
-    """A proxy before the server: its port."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    open_now: list[socket.socket] = [listener]
-
-    def pump(source: socket.socket, sink: socket.socket) -> None:
-        try:
-            while data := source.recv(65536):
-                sink.sendall(data)
-            sink.shutdown(socket.SHUT_WR)
-        except OSError:
-            pass
-
-    def serve() -> None:
-        while True:
-            try:
-                client, _ = listener.accept()
-            except OSError:
-                return
-            server = socket.create_connection(("127.0.0.1", port))
-            open_now.extend((client, server))
-            for pair in ((client, server), (server, client)):
-                threads.append(threading.Thread(target=pump, args=pair))
-                threads[-1].start()
-
-    threads = [threading.Thread(target=serve)]
-    threads[0].start()
-    try:
-        yield listener.getsockname()[1]
-    finally:
-        for sock in open_now:
-            try:
-                sock.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
-        for thread in threads:
-            thread.join()
-        for sock in open_now:
-            sock.close()
-
-
 def test_behind_a_proxy_nothing_is_ended(mysql_uri: str, mysql_judge: Judge) -> None:
     """The server sees the proxy's ports: they may be anybody's."""
-    direct = mysql_uri.partition("@")[2].partition("/")[0].rpartition(":")[2]
-    with forwarder(int(direct)) as port, PoolManager(mysql_uri.replace(f":{direct}/", f":{port}/"), 2) as manager:
+    with relay(mysql_uri) as uri, PoolManager(uri, 2) as manager:
         books = Books(manager.name)
         with victim(manager, mysql_judge, "SELECT SLEEP(4) AS a") as (_, connection):
             (helper,) = until(lambda: helpers(books))

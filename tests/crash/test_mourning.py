@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from mppool import PoolManager
 from mppool.shared import ledger as L
 from tests.crash.crew import REPEAT, Books, Puppet, crew, kill_manager, say, succeeded, watched
+from tests.crash.relay import relay
 from tests.crash.test_ending import at_work, helpers, victim, work
 from tests.servers import Judge
 from tests.waiting import forked, until
@@ -23,8 +24,12 @@ STATEMENT = 1.2  # seconds
 
 @contextmanager
 def budget(uri: str, judge: Judge, max_size: int = 2) -> Iterator[tuple[PoolManager, Books, Puppet]]:
-    """A manager, its books, and another member, with the server's judge watching."""
-    with PoolManager(uri, max_size) as manager:
+    """A manager, its books, and another member, with the server's judge watching.
+
+    By way of a relay, for a port of its own: what the kernel tells of connections to the server's port may be of other
+    tests' dead just as well, and then permits come late.
+    """
+    with relay(uri) as own, PoolManager(own, max_size) as manager:
         books = Books(manager.name)
         with watched(books, judge, max_size), crew(manager, 1) as (other,):
             other.ask("probe")
