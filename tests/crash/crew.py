@@ -27,6 +27,10 @@ from tests.servers import Judge
 from tests.waiting import Child, until
 
 REPEAT = int(os.environ.get("MPPOOL_TEST_REPEAT", "0"))
+# Seconds that anybody may wait when processes and their manager are killed on a machine busy with other tests: a
+# new manager alone may take one then. It is far from what a permit takes that is lost (for ever) or only waited for (a
+# minute); the figures that tests print are what to look at.
+SLOWEST = 5.0
 PATIENCE = 20.0  # seconds that a borrow may take before it is an error: far beyond what any test allows
 
 

@@ -286,7 +286,7 @@ def test_one_process_tries_once_at_a_time(proxy: Proxy) -> None:
         assert not waiting.errors
     assert seen.peak == 1
     assert min(pauses) >= 0.1 + 0.05 / 2, "and not at once again"
-    assert max(pauses) <= 0.1 + 0.5 + 0.3
+    assert max(pauses) <= 0.1 + 0.5 + BACK
     assert before.peak <= 6
 
 
@@ -302,7 +302,7 @@ def test_new_connections_stall(proxy: Proxy) -> None:
         pool, began = manager.pool(connect_timeout=1.0), time.monotonic()
         with pytest.raises(errors.PoolTimeoutError) as caught, pool.connection(2.5):
             pass
-        assert 2.5 <= time.monotonic() - began <= 2.8
+        assert 2.5 <= time.monotonic() - began <= 2.5 + BACK
         assert isinstance(caught.value.__cause__, errors.ConnectError)
         assert "imed out" in (pool.stats().last_connect_error or "")
         assert len(proxy.seen().attempts) <= 2 * 2 + 3 * 3 + 3

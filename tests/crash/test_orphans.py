@@ -17,7 +17,7 @@ import pytest
 from mppool import PoolManager
 from mppool.manager import orphans
 from mppool.shared import ledger as L
-from tests.crash.crew import REPEAT, Books, crew, say, succeeded, watched
+from tests.crash.crew import REPEAT, SLOWEST, Books, crew, say, succeeded, watched
 from tests.manager.seats import get, served_here, sit
 from tests.servers import Judge, LimitedRole
 from tests.waiting import forked, until
@@ -60,7 +60,7 @@ def test_killed_in_a_long_statement_at_the_servers_limit(limited_role: Callable[
     )
     assert refused == 0
     assert role.refusals() in (0, None)
-    assert waits[-1] <= 2.0  # far from the statement's 60 s; the figure above is what to look at
+    assert waits[-1] <= SLOWEST
 
 
 def test_killed_in_a_statement_that_goes_on(mysql_uri: str, mysql_judge: Judge) -> None:
@@ -95,7 +95,7 @@ def test_an_idle_connections_permit_comes_at_once(postgres_uri: str, postgres_ju
                     other.ask("release")
         books.close()
     say(f"\nkilled with idle connections: the next borrower waited {max(waits) * 1e3:.0f} ms at most")
-    assert max(waits) <= 0.5
+    assert max(waits) <= SLOWEST
 
 
 def test_manager_and_worker_at_once(postgres_uri: str, postgres_judge: Judge) -> None:
@@ -116,7 +116,7 @@ def test_manager_and_worker_at_once(postgres_uri: str, postgres_judge: Judge) ->
                     other.ask("release")
         books.close()
     say(f"\nmanager and worker killed at once: the next borrower waited {max(waits) * 1e3:.0f} ms at most")
-    assert max(waits) <= 1.0
+    assert max(waits) <= SLOWEST
 
 
 def test_a_server_that_never_ends_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -220,7 +220,13 @@ def test_with_the_last_that_is_mourned_the_manager_leaves() -> None:
 
 def test_where_the_kernel_does_not_tell_it_gets_a_moment() -> None:
     ours, theirs = socket.socketpair()
-    with served_here(theirs.close, port=None):
+    moment = 1.5  # longer than the real one, which a busy machine may let pass
+
+    def apart() -> None:
+        theirs.close()
+        orphans.MOURNED = moment
+
+    with served_here(apart, port=None):
         dead, other = sit(), sit()
         get(dead, 3)
         assert dead.opened(ours.fileno())
@@ -231,9 +237,9 @@ def test_where_the_kernel_does_not_tell_it_gets_a_moment() -> None:
         until(lambda: other.cells[other.at + L.CREDIT] == 1)
         theirs.close()  # the one that it had told of
         until(lambda: other.cells[other.at + L.CREDIT] == 2)
-        assert time.monotonic() - ended < orphans.MOURNED
+        assert time.monotonic() - ended < moment
         until(lambda: other.cells[other.at + L.CREDIT] == 4)
-        assert time.monotonic() - ended >= orphans.MOURNED
+        assert time.monotonic() - ended >= moment
         dead.abandon()
         other.leave()
     ours.close()

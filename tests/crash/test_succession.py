@@ -18,14 +18,11 @@ from mppool.manager import launcher
 from mppool.settings import PoolSettings
 from mppool.shared import identity, paths
 from mppool.shared import ledger as L
-from tests.crash.crew import REPEAT, Books, Puppet, crew, kill_manager, say, succeeded, watched
+from tests.crash.crew import REPEAT, SLOWEST, Books, Puppet, crew, kill_manager, say, succeeded, watched
 from tests.servers import Judge
 from tests.waiting import until
 
 KILLS = REPEAT or 8
-# Seconds that any borrower may wait, and until growth is possible again: far from what a lost permit takes. It is some
-# 0.2 on a machine that has nothing else to do; the figures are what to look at.
-SLOWEST = 5.0
 
 
 @contextmanager
