@@ -16,6 +16,8 @@ from contextlib import nullcontext
 from functools import lru_cache
 from typing import Any
 
+from mppool.late import no_fork
+
 __all__ = ["load", "make_spare"]
 
 # OpenSSL inside the library, and the code that looks for a bundle on its behalf, ask the environment for this name.
@@ -35,6 +37,11 @@ def load(verify: bool) -> Any:
 
     Raises: ImportError.
     """
+    with no_fork():  # a child would wait for ever for the lock under which modules are imported
+        return _load(verify)
+
+
+def _load(verify: bool) -> Any:
     global _copies, _spare
     _copies += 1
     if not verify:

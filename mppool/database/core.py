@@ -35,7 +35,7 @@ from mppool.database.driver import Background, drive
 if TYPE_CHECKING:
     from mppool.database.link import Link
 
-__all__ = ["Core", "forked_in_child", "process", "settle"]
+__all__ = ["Core", "process", "settle"]
 
 SQLITE_WORKERS = 32  # worker threads at least, once SQLite is used: idle ones cost 11 KiB each
 SQLITE_WORKERS_LIMIT = 512
@@ -229,7 +229,7 @@ def _processors() -> int:
         return os.cpu_count() or 1
 
 
-def forked_in_child() -> None:
+def _forked_in_child() -> None:
     """Begin anew in a forked child: the inherited runtime is dead here, its connections are the parent's.
 
     Inherited connections are kept and never used. Their sockets are closed in this process, so that a
@@ -245,6 +245,9 @@ def forked_in_child() -> None:
                 os.close(descriptor[0])
     for twin in inherited.twins:
         twin.close()
+
+
+os.register_at_fork(after_in_child=_forked_in_child)
 
 
 def settle(timeout: float = 5.0) -> None:

@@ -92,7 +92,6 @@ def _forked_in_child() -> None:
     _users.clear()
     for pool in inherited:
         pool.abandon()
-    core.forked_in_child()
     for forkable in list(_forkables):
         forkable.forked_in_child()
 

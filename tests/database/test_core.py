@@ -137,6 +137,73 @@ def test_beside_somebody_elses_import(way: str, tmp_path: Any) -> None:
     assert out == "['x.db']\n"  # the copy on disk is removed
 
 
+def test_connections_without_a_pool_survive_forks(database_uri: str) -> None:
+    """The program never imports a pool: a child begins anew all the same, and so does its child."""
+    program(
+        """
+        import os, sys
+        from mppool import PySQLXEngineSync, errors
+
+        def ask():
+            with PySQLXEngineSync(sys.argv[1]) as conn:
+                assert conn.query_first("SELECT 1 AS a").a == 1
+
+        with PySQLXEngineSync(sys.argv[1]) as inherited:
+            for _ in range(2):
+                child = os.fork()
+                if child:
+                    assert os.waitpid(child, 0)[1] == 0
+                    break
+                try:
+                    inherited.query("SELECT 1 AS a")
+                except errors.NotConnectedError:
+                    ask()
+            else:
+                os._exit(0)
+            if inherited._link.conn is None:
+                os._exit(0)
+            assert inherited.query_first("SELECT 2 AS a").a == 2
+        assert "mppool.process.registry" not in sys.modules
+        """,
+        arguments=(database_uri,),
+    )
+
+
+def test_a_fork_waits_for_a_copy_that_is_being_loaded(sqlite_uri: str) -> None:
+    """The thread that loads it has a lock of the interpreter's, which nobody would unlock in the child."""
+    program(
+        """
+        import os, sys, threading
+        from importlib.machinery import ExtensionFileLoader
+        from mppool import PySQLXEngineSync
+
+        loading, forked, load = threading.Event(), threading.Event(), ExtensionFileLoader.exec_module
+
+        def load_slowly(self, module):
+            loading.set()
+            forked.wait(0.2)  # in vain, if it is as it should be
+            return load(self, module)
+
+        def ask():
+            with PySQLXEngineSync(sys.argv[1]) as conn:
+                assert conn.query_first("SELECT 1 AS a").a == 1
+
+        ExtensionFileLoader.exec_module = load_slowly
+        asker = threading.Thread(target=ask)
+        asker.start()
+        loading.wait()
+        child = os.fork()
+        forked.set()
+        if not child:
+            ask()
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+        asker.join()
+        """,
+        arguments=(sqlite_uri,),
+    )
+
+
 def test_copies_upon_copies_are_all_different(tmp_path: Any) -> None:
     """Both Python and the linker remember a library by its path; a path that came again would be an old one."""
     program(

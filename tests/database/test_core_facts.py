@@ -88,7 +88,7 @@ def test_copies_do_not_know_each_other(sqlite_uri: str) -> None:
 
 def test_a_forked_child_cannot_use_the_inherited_runtime(sqlite_uri: str) -> None:
     """The reason for private copies: remove them when this fails."""
-    own = core.process.get("sqlite")
+    own = core.process.get("sqlite")  # not what a child would get, which begins anew
     path = Database.parse(sqlite_uri).uri
     pid = os.fork()
     if pid == 0:

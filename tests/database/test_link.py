@@ -393,7 +393,6 @@ def in_child(work: Any) -> None:
     if pid == 0:
         code = 1
         try:
-            core.forked_in_child()
             work()
             os.write(into, b"ok")
             code = 0
@@ -446,7 +445,6 @@ def test_a_connection_closed_by_the_parent_is_gone_while_the_child_lives(mysql_u
     pid = os.fork()
     if pid == 0:
         try:
-            core.forked_in_child()
             os.write(tell_ready, b"x")
             os.close(let_go)
             os.read(stay, 1)
