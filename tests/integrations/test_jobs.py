@@ -429,6 +429,20 @@ def test_a_job_that_will_not_go_is_killed(sqlite_uri: str, monkeypatch: pytest.M
         assert all(map(gone, jobs.pids))
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_a_worker_has_no_workers_and_says_so(sqlite_uri: str, method: str) -> None:
+    """multiprocess's own rule for daemons, in its words; a worker that was forked must come as far as that."""
+    with PoolManager(sqlite_uri, 2) as manager, manager.jobs(2, start_method=method) as jobs:
+
+        def nested(number: int) -> Any:
+            with manager.jobs(1, start_method=method) as inner:
+                return inner.apply(lambda: number)
+
+        with pytest.raises(AssertionError, match="daemonic processes are not allowed to have children"):
+            jobs.map(nested, [1])
+        assert jobs.map(lambda number: number, [2]) == [2]
+
+
 def test_join_without_close_is_a_mistake(sqlite_uri: str) -> None:
     with PoolManager(sqlite_uri, 1) as manager, manager.jobs(1) as jobs, pytest.raises(ValueError, match="close"):
         jobs.join()

@@ -3,6 +3,7 @@ are bytes on a line that nobody else has; what it does inside is in `inside`."""
 
 from __future__ import annotations
 
+import os
 import reprlib
 import signal
 import threading
@@ -25,6 +26,14 @@ GRACE = 5.0  # seconds that a worker has to leave before it is killed
 
 
 _forking = threading.Lock()  # a worker forked while another is would hold the other's ends of its pipes
+
+
+def _forked_in_child() -> None:
+    global _forking  # a worker is forked while its parent has the lock, and may have jobs of its own
+    _forking = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_forked_in_child)
 
 
 class Gone(Exception):
