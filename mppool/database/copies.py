@@ -12,18 +12,17 @@ import mmap
 import os
 import re
 import sys
-from contextlib import nullcontext
 from functools import lru_cache
 from typing import Any
-
-from mppool.late import no_fork
 
 __all__ = ["load", "make_spare"]
 
 # OpenSSL inside the library, and the code that looks for a bundle on its behalf, ask the environment for this name.
 # The other one has as many letters, so that it fits in its place.
 BUNDLE, OUR_BUNDLE = b"SSL_CERT_FILE", b"MPPOOL_CAFILE"
-_NAME = "pysqlx_core.pysqlx_core"
+# Loading makes a module known by its name at once. It is not the installed one's name: whoever imports that then would
+# get ours. The library insists on the last part of it.
+_NAME = "mppool.copy.pysqlx_core"
 _spare: int | None = None  # the descriptor of a copy that nobody has loaded here; children inherit it
 _copies = 0  # over all forks: a path must never come twice, both Python and the linker remember libraries by path
 
@@ -37,11 +36,6 @@ def load(verify: bool) -> Any:
 
     Raises: ImportError.
     """
-    with no_fork():  # a child would wait for ever for the lock under which modules are imported
-        return _load(verify)
-
-
-def _load(verify: bool) -> Any:
     global _copies, _spare
     _copies += 1
     if not verify:
@@ -121,23 +115,13 @@ def _places(original: str) -> tuple[int, ...]:
         return tuple(found.start() for found in re.finditer(re.escape(BUNDLE), data))
 
 
-#: The lock under which the interpreter imports a module of that name; it has no public name.
-_import_lock: Any = getattr(getattr(importlib, "_bootstrap", None), "_ModuleLockManager", nullcontext)
-
-
 def _import(path: str) -> Any:
     loader = importlib.machinery.ExtensionFileLoader(_NAME, path)
     spec = importlib.util.spec_from_loader(_NAME, loader, origin=path)
     assert spec is not None
-    with _import_lock(_NAME):  # another thread may just be importing the installed one
-        known = sys.modules.get(_NAME)
-        try:
-            module = importlib.util.module_from_spec(spec)
-            loader.exec_module(module)
-        finally:
-            # Loading puts the copy in the installed one's place, which is everybody else's.
-            if known is not None:
-                sys.modules[_NAME] = known
-            else:
-                sys.modules.pop(_NAME, None)
+    try:
+        module = importlib.util.module_from_spec(spec)
+        loader.exec_module(module)
+    finally:
+        sys.modules.pop(_NAME, None)
     return module

@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any
 
 from mppool.database import copies, parking, sockets
 from mppool.database.driver import Background, drive
+from mppool.late import no_fork
 
 if TYPE_CHECKING:
     from mppool.database.link import Link
@@ -217,9 +218,10 @@ def _load(wanted: int, verify: bool, present: Core | None) -> Core:
             workers = max(workers, min(max(SQLITE_WORKERS, wanted + wanted // 4), SQLITE_WORKERS_LIMIT))
     atexit.unregister(settle)
     atexit.register(settle)  # last registered runs first: before hooks of whoever was there earlier
-    with _Environment("RUST_LOG", "off"):  # it would print database errors on stderr; they are raised anyway
-        module = copies.load(verify)
-    return Core(module, workers, verify)
+    with no_fork():  # in a child that was forked meanwhile the environment would stay as it is only for that moment
+        with _Environment("RUST_LOG", "off"):  # it would print database errors on stderr; they are raised anyway
+            module = copies.load(verify)
+        return Core(module, workers, verify)
 
 
 def _processors() -> int:

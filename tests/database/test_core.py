@@ -137,6 +137,33 @@ def test_beside_somebody_elses_import(way: str, tmp_path: Any) -> None:
     assert out == "['x.db']\n"  # the copy on disk is removed
 
 
+def test_somebody_imports_theirs_while_ours_is_being_loaded(sqlite_uri: str) -> None:
+    program(
+        """
+        import sys
+        from importlib.machinery import ExtensionFileLoader
+        from mppool import PySQLXEngineSync
+        from mppool.database import core
+
+        load = ExtensionFileLoader.exec_module
+
+        def import_theirs_first(self, module):
+            if self.name.endswith(".pysqlx_core"):
+                ExtensionFileLoader.exec_module = load
+                import pysqlx_core
+            return load(self, module)
+
+        ExtensionFileLoader.exec_module = import_theirs_first
+        with PySQLXEngineSync(sys.argv[1]) as conn:
+            assert conn.query_first("SELECT 1 AS a").a == 1
+        import pysqlx_core
+        assert pysqlx_core.PySQLxError is not core.process.core.Error
+        assert {name for name in sys.modules if "pysqlx_core" in name} == {"pysqlx_core", "pysqlx_core.pysqlx_core"}
+        """,
+        arguments=(sqlite_uri,),
+    )
+
+
 def test_connections_without_a_pool_survive_forks(database_uri: str) -> None:
     """The program never imports a pool: a child begins anew all the same, and so does its child."""
     program(
@@ -170,7 +197,7 @@ def test_connections_without_a_pool_survive_forks(database_uri: str) -> None:
 
 
 def test_a_fork_waits_for_a_copy_that_is_being_loaded(sqlite_uri: str) -> None:
-    """The thread that loads it has a lock of the interpreter's, which nobody would unlock in the child."""
+    """What the loading thread sets in the environment for a moment would stay in the child."""
     program(
         """
         import os, sys, threading
@@ -180,8 +207,10 @@ def test_a_fork_waits_for_a_copy_that_is_being_loaded(sqlite_uri: str) -> None:
         loading, forked, load = threading.Event(), threading.Event(), ExtensionFileLoader.exec_module
 
         def load_slowly(self, module):
-            loading.set()
-            forked.wait(0.2)  # in vain, if it is as it should be
+            if self.name.endswith(".pysqlx_core"):
+                assert os.environ["RUST_LOG"] == "off"
+                loading.set()
+                forked.wait(0.2)  # in vain, if it is as it should be
             return load(self, module)
 
         def ask():
@@ -196,7 +225,7 @@ def test_a_fork_waits_for_a_copy_that_is_being_loaded(sqlite_uri: str) -> None:
         forked.set()
         if not child:
             ask()
-            os._exit(0)
+            os._exit("RUST_LOG" in os.environ or "TOKIO_WORKER_THREADS" in os.environ)
         assert os.waitpid(child, 0)[1] == 0
         asker.join()
         """,
