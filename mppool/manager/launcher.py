@@ -20,6 +20,7 @@ from mppool.shared import ledger as L
 from mppool.shared import messages, paths
 
 LAUNCH_TIMEOUT = 10.0  # seconds; a loaded machine starts an interpreter in less than one
+_LOOK = 0.005  # seconds between looks while another process launches
 _BACKLOG = 512
 # Ctrl-C is not for the manager. A session of its own would keep it away, too, but to Linux's autogroup scheduler one
 # process in a session weighs as much as all its members in theirs, in theory: on a busy machine it came to run seconds
@@ -64,18 +65,22 @@ def connect_or_launch(config: dict[str, Any]) -> socket.socket:
     Raises: ManagerUnavailableError.
     """
     filelock = late("filelock")  # it costs more to import than all the rest here
-    name = config["name"]
+    name, deadline = config["name"], time.monotonic() + LAUNCH_TIMEOUT
     try:
-        root = paths.make_root()
-        sock = connect(name)
-        if sock is not None:
-            return sock
-        with filelock.FileLock(os.path.join(root, paths.LOCK), timeout=LAUNCH_TIMEOUT, mode=0o600):
+        lock = filelock.FileLock(os.path.join(paths.make_root(), paths.LOCK), timeout=0, mode=0o600)
+        while True:
             sock = connect(name)
-            return sock if sock is not None else _launch(config)
-    except filelock.Timeout:
-        text = f"budget {name!r}: another process has been launching a manager for {LAUNCH_TIMEOUT} s"
-        raise errors.ManagerUnavailableError(text) from None
+            if sock is not None:
+                return sock
+            try:
+                with lock:
+                    sock = connect(name)
+                    return sock if sock is not None else _launch(config)
+            except filelock.Timeout:
+                if time.monotonic() > deadline:
+                    text = f"budget {name!r}: another process has been launching a manager for {LAUNCH_TIMEOUT:g} s"
+                    raise errors.ManagerUnavailableError(text) from None
+            time.sleep(_LOOK)  # for the lock, or for what whoever has it launches: one can connect to that early
     except OSError as error:
         raise errors.ManagerUnavailableError(f"budget {name!r}: cannot launch a manager: {error}") from error
 
