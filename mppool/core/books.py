@@ -197,13 +197,20 @@ class Books:
         hungry = self._ripe(plan, hungry, now)
         wanted = sum(hungry.values()) + overdrawn
         missing = max(0, wanted - (plan.shortage - missing))
+        givers = [each for each in self.accounts.values() if each.idle and not each.waiting and not each.frozen]
+        # Whoever has waited long for idle ones gets its share all the same: a connection that is lent again and again
+        # is never idle for as long as a reconnect takes, though it is whenever one looks.
+        overdue = {member: extra for member, extra in hungry.items() if givers and self._overdue(plan, member, now)}
+        pressed = self._share(plan, overdue, wanted - missing, now) if missing else 0
+        missing -= pressed
         # Idle connections: whoever has most of them; somebody's last one only for who has none, or has waited long.
-        needy = overdrawn + sum(self._needy(plan, member, extra, now) for member, extra in hungry.items())
-        for account in sorted(self.accounts.values(), key=lambda each: -each.idle):
-            if missing and not account.waiting and not account.frozen:
-                last = account.idle == account.target and needy <= 0
-                given = self._release(account, min(missing, account.idle - last))
-                missing, needy = missing - given, needy - given
+        needy = overdrawn - pressed
+        needy += sum(extra for m, extra in hungry.items() if m in overdue or not self.accounts[m].credit)
+        for account in sorted(givers, key=lambda each: -each.idle):
+            idle = account.idle - (account.credit - account.limit)  # less what it is to close anyhow
+            last = idle == account.target and needy <= 0
+            given = self._release(account, min(missing, idle - last))
+            missing, needy = missing - given, needy - given
         # So far nobody is pressed: only idle things were asked for.
         for _ in range(min(missing, -self.free)):
             most = max(self.accounts.values(), key=lambda each: 0 if each.frozen else each.target)
@@ -211,8 +218,9 @@ class Books:
                 break  # who has more than there is has not come over yet
             self._press(most)
             missing -= 1
-        if missing:
-            self._share(plan, hungry, wanted - missing, now)
+        others = {member: extra for member, extra in hungry.items() if member not in overdue}
+        if missing and others:
+            self._share(plan, others, wanted - missing, now)
         for member, account in self.accounts.items():
             if account.target < account.credit and account.unused and not account.frozen:
                 plan.recalls.append((member, min(account.unused, account.credit - account.target)))
@@ -228,10 +236,10 @@ class Books:
             or self._due(plan, now, account.since + RIPE * account.cost)
         }
 
-    def _needy(self, plan: Plan, member: int, extra: int, now: float) -> int:
-        """How many of the permits that a member lacks are worth somebody's last connection."""
+    def _overdue(self, plan: Plan, member: int, now: float) -> bool:
+        """Whether a member has waited for longer than any idle connection would have taken to come."""
         account = self.accounts[member]
-        return extra if not account.credit or self._due(plan, now, account.since + TURN * account.cost) else 0
+        return self._due(plan, now, account.since + max(LEAST_TURN, TURN * account.cost))
 
     @staticmethod
     def _due(plan: Plan, now: float, at: float) -> bool:
@@ -245,11 +253,12 @@ class Books:
         account.target -= permits
         return permits
 
-    def _share(self, plan: Plan, hungry: dict[int, int], coming: int, now: float) -> None:
-        """Call back permits in use from those who have most, for those who have least, while that is fairer.
+    def _share(self, plan: Plan, hungry: dict[int, int], coming: int, now: float) -> int:
+        """Call back permits in use from those who have most, for those who have least, while that is fairer; how many.
 
         ``coming`` permits have been found already; they will go to whoever has least.
         """
+        pressed = 0
         takers = [(self.accounts[m].target, self.accounts[m].since, m, extra) for m, extra in hungry.items()]
         heapify(takers)
         givers = [
@@ -267,20 +276,24 @@ class Books:
                 if -most < has + self.STEP:
                     if has == 0:
                         empty = [taker, *(each[2] for each in sorted(takers) if each[0] == 0)]
-                        self._take_turns(empty, plan, now)
-                    return
+                        pressed += self._take_turns(empty, plan, now)
+                    break
                 self._press(self.accounts[giver])
+                pressed += 1
                 heapreplace(givers, (most + 1, giver))
             if extra > 1:
                 heappush(takers, (has + 1, since, taker, extra - 1))
+        return pressed
 
     @staticmethod
     def _press(account: Account) -> None:
         account.target -= 1
         account.limit = min(account.limit, account.target)
 
-    def _take_turns(self, takers: list[int], plan: Plan, now: float) -> None:
-        """More members than permits: whoever had its turn longest passes its permit on to who waits longest."""
+    def _take_turns(self, takers: list[int], plan: Plan, now: float) -> int:
+        """More members than permits: whoever had its turn longest passes its permit on to who waits longest. How many
+        do."""
+        pressed = 0
         holders = sorted(
             (account for account in self.accounts.values() if account.target and not account.frozen),
             key=lambda account: account.turn_ends,
@@ -288,3 +301,5 @@ class Books:
         for _, account in zip(takers, holders, strict=False):
             if self._due(plan, now, account.turn_ends):
                 self._press(account)
+                pressed += 1
+        return pressed

@@ -247,8 +247,8 @@ class ForgetsTheDead(Books):
 
 
 class ServesTheRichest(Books):
-    def _share(self, plan: Plan, hungry: dict[int, int], coming: int, now: float) -> None:
-        return
+    def _share(self, plan: Plan, hungry: dict[int, int], coming: int, now: float) -> int:
+        return 0
 
 
 class LeavesIdleAlone(Books):
@@ -386,6 +386,20 @@ def test_a_last_connection_is_for_who_has_none_or_has_waited_long() -> None:
     member(books, 3, waiting=1)
     books.plan(100.0 + RIPE * 0.01)
     assert sum(holder.target for holder in holders) == 1, "one, for who has none"
+
+
+def test_who_has_waited_long_for_what_is_idle_for_moments_gets_its_share() -> None:
+    """All three lend theirs again before they have been idle for as long as a reconnect takes, and so for ever."""
+    books = Books(6)
+    holders = [member(books, number, credit=2, in_use=1, idle=1) for number in range(3)]
+    taker = member(books, 3, waiting=1)
+    taker.since, taker.cost = 100.0, 0.01
+    plan = books.plan(100.0)
+    assert sorted((holder.target, holder.limit) for holder in holders) == [(1, 2), (2, 2), (2, 2)]
+    assert plan.again_at == pytest.approx(100.0 + TURN * 0.01)
+    plan = books.plan(100.0 + TURN * 0.01)
+    assert sorted((holder.target, holder.limit) for holder in holders) == [(1, 1), (2, 2), (2, 2)]
+    assert plan.again_at is None
 
 
 def test_a_permit_in_use_is_called_back_only_if_that_is_fairer() -> None:

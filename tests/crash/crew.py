@@ -200,6 +200,18 @@ class Actions:
     def run(self, threads: int, tasks: int) -> None:
         self.load = Load(self.manager, threads, tasks)
 
+    def alternate(self, times: int) -> None:
+        """Use two connections by turns, each for 2 ms: the other one is idle then."""
+        lease = self.pool.connection()
+        lease.__enter__()
+        for _ in range(times):
+            other = self.pool.connection()
+            other.__enter__()
+            lease.__exit__(None, None, None)
+            lease = other
+            time.sleep(0.002)
+        lease.__exit__(None, None, None)
+
     def rest(self) -> dict[str, Any]:
         assert self.load is not None
         seen, self.load = self.load.stop(), None

@@ -33,6 +33,18 @@ def test_asked_for_one_that_it_takes_into_use_just_then(sqlite_uri: str) -> None
         books.close()
 
 
+def test_whoever_has_none_gets_one_of_those_that_are_idle_for_moments(sqlite_uri: str) -> None:
+    """There is an idle one whenever the manager looks, and none that stays idle for as long as a reconnect takes."""
+    with PoolManager(sqlite_uri, 2) as manager, crew(manager, 2) as (restless, needy):
+        restless.ask("hold", 2)
+        restless.ask("reconnects_in", RECONNECT)
+        restless.ask("release")
+        restless.tell("alternate", 2000)  # 4 s at least
+        needy.ask("probe")
+        assert not restless._pipe.poll(), "it gets it while the other goes on"
+        restless.answer()
+
+
 @pytest.mark.parametrize("killed", [False, True], ids=["undisturbed", "manager killed"])
 @pytest.mark.parametrize("reconnect", [0.0, 0.02])
 def test_nobody_waits_while_there_is_one_that_nobody_uses(database_uri: str, reconnect: float, killed: bool) -> None:
