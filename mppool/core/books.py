@@ -8,7 +8,8 @@ Sharing is max-min fair: whoever has least is served first, and a permit in use 
 makes the least better off. Moving a permit costs its taker a new connection, so an idle connection is asked for
 softly (its member lets it go once it has lain idle for as long as a reconnect takes: ski rental), it is asked for
 only when somebody has waited for some such times or has none that could come back (the same on the taker's side), a
-member's last one later still, and members with nothing at all take turns.
+member's last one later still, and members with nothing at all take turns. Connections that are idle for moments only
+are never let go so; who has waited long for one gets its share of them as if they were in use.
 """
 
 from __future__ import annotations
@@ -198,20 +199,13 @@ class Books:
         wanted = sum(hungry.values()) + overdrawn
         missing = max(0, wanted - (plan.shortage - missing))
         givers = [each for each in self.accounts.values() if each.idle and not each.waiting and not each.frozen]
-        # Whoever has waited long for idle ones gets its share all the same: a connection that is lent again and again
-        # is never idle for as long as a reconnect takes, though it is whenever one looks.
+        # There may be an idle one whenever one looks, and none that stays idle for as long as a reconnect takes.
         overdue = {member: extra for member, extra in hungry.items() if givers and self._overdue(plan, member, now)}
         pressed = self._share(plan, overdue, wanted - missing, now) if missing else 0
         missing -= pressed
-        # Idle connections: whoever has most of them; somebody's last one only for who has none, or has waited long.
-        needy = overdrawn - pressed
-        needy += sum(extra for m, extra in hungry.items() if m in overdue or not self.accounts[m].credit)
-        for account in sorted(givers, key=lambda each: -each.idle):
-            idle = account.idle - (account.credit - account.limit)  # less what it is to close anyhow
-            last = idle == account.target and needy <= 0
-            given = self._release(account, min(missing, idle - last))
-            missing, needy = missing - given, needy - given
-        # So far nobody is pressed: only idle things were asked for.
+        needy = sum(extra for m, extra in hungry.items() if m in overdue or not self.accounts[m].credit)
+        missing -= self._ask_for_idle(givers, missing, overdrawn + needy - pressed)
+        # What is on accounts and should not be there at all.
         for _ in range(min(missing, -self.free)):
             most = max(self.accounts.values(), key=lambda each: 0 if each.frozen else each.target)
             if most.frozen or not most.target:
@@ -224,6 +218,15 @@ class Books:
         for member, account in self.accounts.items():
             if account.target < account.credit and account.unused and not account.frozen:
                 plan.recalls.append((member, min(account.unused, account.credit - account.target)))
+
+    def _ask_for_idle(self, givers: list[Account], missing: int, needy: int) -> int:
+        """Ask whoever has most idle connections, for somebody's last one only so many times; how many were found."""
+        found = 0
+        for account in sorted(givers, key=lambda each: -each.idle):
+            idle = account.idle - (account.credit - account.limit)  # less what it is to close anyhow
+            last = idle == account.target and found >= needy
+            found += self._release(account, min(missing - found, idle - last))
+        return found
 
     def _ripe(self, plan: Plan, hungry: dict[int, int], now: float) -> dict[int, int]:
         """Those who have waited for some time, or for whom no connection of their own can come back: for others one
