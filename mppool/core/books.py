@@ -199,12 +199,12 @@ class Books:
         wanted = sum(hungry.values()) + overdrawn
         missing = max(0, wanted - (plan.shortage - missing))
         givers = [each for each in self.accounts.values() if each.idle and not each.waiting and not each.frozen]
-        # There may be an idle one whenever one looks, and none that stays idle for as long as a reconnect takes.
+        # There may be an idle one whenever one looks, and none that stays idle for as long as a reconnect takes. Idle
+        # ones are asked for all the same: what is in use may be so for long.
         overdue = {member: extra for member, extra in hungry.items() if givers and self._overdue(plan, member, now)}
         pressed = self._share(plan, overdue, wanted - missing, now) if missing else 0
-        missing -= pressed
         needy = sum(extra for m, extra in hungry.items() if m in overdue or not self.accounts[m].credit)
-        missing -= self._ask_for_idle(givers, missing, overdrawn + needy - pressed)
+        missing -= max(pressed, self._ask_for_idle(givers, missing, overdrawn + needy))
         # What is on accounts and should not be there at all.
         for _ in range(min(missing, -self.free)):
             most = max(self.accounts.values(), key=lambda each: 0 if each.frozen else each.target)

@@ -55,6 +55,17 @@ class Books:
             before, now = now, read()
         return {pid: value for pid, value in now if pid}
 
+    def __str__(self) -> str:
+        """Who has what, a line a member."""
+        names = ["CREDIT", "TARGET", "LIMIT", "KNOWN", "LEFT", "HELD", "IN_USE", "MOVING", "CLOSING", "WAITING"]
+        rows = [at for at in map(self._ledger.row, range(64)) if self.cells[at + L.PID]]
+        told = [f"manager {self.manager()}, alive: {self.managed()}, hungry {self.cells[L.H_HUNGRY]}"]
+        for at in rows:
+            told.append(
+                f"{self.cells[at + L.PID]}: {', '.join(f'{n} {self.cells[at + getattr(L, n)]}' for n in names)}"
+            )
+        return "\n".join(told)
+
     def manager(self) -> int:
         return int(self.cells[L.H_MANAGER])
 

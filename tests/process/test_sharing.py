@@ -70,7 +70,10 @@ def test_nobody_waits_while_there_is_one_that_nobody_uses(database_uri: str, rec
             if killed and step % 8 == 0 and books.managed():
                 kill_manager(books)
             wanted -= sum(puppet.answer() or 0 for puppet in at_once)
-            until(settled, 10)
+            try:
+                until(settled, 10)
+            except AssertionError:
+                pytest.fail(f"step {step}, {wanted} wanted\n{books}\n{[puppet.ask('stats') for puppet in puppets]}")
         while wanted:
             wanted -= sum(puppet.ask("release") for puppet in puppets)
         books.close()
