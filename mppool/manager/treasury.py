@@ -217,13 +217,14 @@ class Treasury:
         cells[at + L.LIMIT], cells[at + L.TARGET], cells[at + L.CREDIT] = account.limit, account.target, account.credit
         hungry, knew = self.books.extra(account) > 0, cells[at + L.KNOWN]
         known = cells[at + L.KNOWN] = min(account.in_use + account.waiting, L.NEVER) if hungry else 0
-        if said is None or (said != say and _concerned(account, said)):
+        # Who lines up reads its orders after it has written so; we write the orders before we look whether somebody has.
+        if said is None or (said != say and _concerned(account, said, cells[at + L.WAITING])):
             self._bell(member)
         return known < knew and cells[at + L.IN_USE] + cells[at + L.WAITING] > max(known, account.credit)
 
 
-def _concerned(account: Account, said: tuple[int, int, int]) -> bool:
+def _concerned(account: Account, said: tuple[int, int, int], waiting: int) -> bool:
     """Whether a member must act: close connections, or look for permits again that it was told to leave alone."""
     must_close = account.held - account.closing > account.target
-    lifted = said[1] < said[0] and account.target == account.credit and account.waiting > 0
+    lifted = said[1] < said[0] and account.target == account.credit and waiting > 0
     return must_close or lifted

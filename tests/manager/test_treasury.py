@@ -175,6 +175,19 @@ def test_a_connection_that_comes_free_before_anybody_is_known_to_want_one(
     assert budget.cell(busy, L.TARGET) == 3
 
 
+def test_whoever_lines_up_while_an_order_is_being_lifted(budget: Budget, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It saw the order, turned away from its semaphore, and had no reason to ring: it has as many as it wants."""
+    busy, taker = budget.worker(4, in_use=4), budget.attach()
+    budget.report(taker, waiting=2)
+    budget.settle()
+    assert budget.cell(busy, L.TARGET) == 2
+    budget.report(taker, waiting=0)
+    budget.report(busy, in_use=3)
+    meanwhile(budget, monkeypatch, lambda: budget.report(busy, waiting=1))
+    budget.settle()
+    assert (budget.cell(busy, L.TARGET), budget.bells) == (4, [busy])
+
+
 def test_whoever_lines_up_before_the_manager_forgets_who_did(budget: Budget, monkeypatch: pytest.MonkeyPatch) -> None:
     """It sees that the manager knows of as many who wait, and does not ring."""
     budget.worker(4, in_use=4)
