@@ -40,8 +40,9 @@ class Treasury:
         self.books = Books(max_size)
         self.semaphores: dict[int, EventSemaphore] = {}
         self.undeclared: set[int] = set()  # accounts of which only the predecessor knew what is held
-        # What a member's row says: credit, target, limit. None: it may still go by what the predecessor had written.
-        self._told: dict[int, tuple[int, int, int] | None] = {}
+        # What a member was told: credit, target, limit, and whether it had to close something for that. None: it may
+        # still go by what the predecessor had written.
+        self._told: dict[int, tuple[int, int, int, bool] | None] = {}
         self._bell = bell
         ledger.cells[L.H_MAX_SIZE] = max_size
 
@@ -72,7 +73,7 @@ class Treasury:
         cells[at + L.STARTED] = started
         cells[at + L.TOKEN] = token
         cells[at + L.PID] = pid
-        self._told[row] = (0, 0, 0)
+        self._told[row] = (0, 0, 0, False)
         self.books.attach(row, now)
         return row
 
@@ -210,21 +211,21 @@ class Treasury:
         lined up a moment ago, and took it that the manager knew already."""
         account = self.books.accounts[member]
         cells, at = self.ledger.cells, self.ledger.row(member)
-        said, say = self._told[member], (account.credit, account.target, account.limit)
+        must_close = account.held - account.closing > account.target
+        said, say = self._told[member], (account.credit, account.target, account.limit, must_close)
         self._told[member] = say
         # The credit last: who sees it raised must not see the old target beside it, take that for an order to come
         # down, and turn away from the semaphore.
         cells[at + L.LIMIT], cells[at + L.TARGET], cells[at + L.CREDIT] = account.limit, account.target, account.credit
         hungry, knew = self.books.extra(account) > 0, cells[at + L.KNOWN]
         known = cells[at + L.KNOWN] = min(account.in_use + account.waiting, L.NEVER) if hungry else 0
-        # Who lines up reads its orders after it has written so; we write the orders before we look whether somebody has.
-        if said is None or (said != say and _concerned(account, said, cells[at + L.WAITING])):
+        # Who lines up reads its orders after it has written so; we look whether somebody has after we wrote them.
+        waiting = cells[at + L.WAITING] > 0
+        if said is None or (said != say and (must_close or (waiting and _lifted(said, account)))):
             self._bell(member)
         return known < knew and cells[at + L.IN_USE] + cells[at + L.WAITING] > max(known, account.credit)
 
 
-def _concerned(account: Account, said: tuple[int, int, int], waiting: int) -> bool:
-    """Whether a member must act: close connections, or look for permits again that it was told to leave alone."""
-    must_close = account.held - account.closing > account.target
-    lifted = said[1] < said[0] and account.target == account.credit and waiting > 0
-    return must_close or lifted
+def _lifted(said: tuple[int, int, int, bool], account: Account) -> bool:
+    """Whether a member was told to leave permits alone, and may look for them again."""
+    return said[1] < said[0] and account.target == account.credit

@@ -221,6 +221,23 @@ def test_whoever_takes_a_permit_that_was_to_be_recalled(budget: Budget) -> None:
     assert budget.cell(idle, L.TARGET) == 0
 
 
+def test_whoever_had_taken_it_is_rung_when_there_is_something_to_close(budget: Budget) -> None:
+    """Its orders are the same as before, when by what it had reported there was nothing."""
+    quick, taker = budget.attach(), budget.attach()
+    budget.report(quick, waiting=4)
+    budget.settle()
+    budget.report(quick, waiting=0)
+    budget.report(taker, waiting=4)
+    budget.treasury.semaphores[quick].real.take()  # type: ignore[attr-defined]
+    budget.settle()
+    assert (budget.credits()[:2], budget.cell(quick, L.TARGET), budget.bells) == ([1, 3], 0, [])
+    budget.report(quick, held=1)
+    budget.settle(5.0)  # long enough for somebody's last one
+    assert (budget.cell(quick, L.TARGET), budget.bells) == (0, [quick])
+    budget.settle(5.0)
+    assert budget.bells == []
+
+
 # -- coming and going ----------------------------------------------------------------------------------------
 
 
