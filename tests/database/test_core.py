@@ -21,10 +21,13 @@ from mppool.settings import Database
 LONG = 60
 
 
+FORKS = ["-W", "ignore:This process:DeprecationWarning"]  # Python 3.12 and later warn of any fork beside threads
+
+
 def program(text: str, *, env: dict[str, str] | None = None, arguments: tuple[str, ...] = ()) -> str:
     """Run a program in a fresh interpreter; its output, provided that it exits with 0 and without noise."""
     done = subprocess.run(
-        [sys.executable, "-X", "faulthandler", "-c", textwrap.dedent(text), *arguments],
+        [sys.executable, "-X", "faulthandler", *FORKS, "-c", textwrap.dedent(text), *arguments],
         capture_output=True,
         text=True,
         timeout=LONG,
