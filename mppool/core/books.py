@@ -33,7 +33,7 @@ class Account:
         moving: connections being opened, closed or looked after.
         closing: those of them being closed.
         waiting: callers in line.
-        since: when the oldest of them came.
+        since: since when somebody has been in line there.
         warm: connections the member would like to hold even if nobody waits.
         cost: seconds that opening a connection takes there.
         turn: when it was last granted a permit.

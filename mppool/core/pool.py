@@ -77,6 +77,7 @@ class PoolMachine:
         self.tending: set[Slot] = set()
         self.closing: set[Slot] = set()
         self.waiters: OrderedDict[Waiter, None] = OrderedDict()
+        self.short_since = 0.0  # since when somebody has been waiting; it means nothing while nobody waits
         self.stopped = False
 
     # -- callers ---------------------------------------------------------------------------------------------
@@ -90,6 +91,8 @@ class PoolMachine:
         return slot
 
     def line_up(self, waiter: Waiter) -> None:
+        if not self.waiters:
+            self.short_since = waiter.since
         self.waiters[waiter] = None
 
     def step_out(self, waiter: Waiter) -> bool:

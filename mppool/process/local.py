@@ -103,7 +103,7 @@ class LocalPool:
     def _publish_line(self) -> None:
         waiters, cells, at = self.machine.waiters, self.cells, self.at
         cells[at + L.WAITING] = len(waiters)
-        cells[at + L.SINCE] = int(next(iter(waiters)).since * 1e9) if waiters else 0
+        cells[at + L.SINCE] = int(self.machine.short_since * 1e9) if waiters else 0
 
     def adapt(self, budget: BudgetSettings, settings: PoolSettings) -> None:
         """Another handle of this process comes to use this pool.
