@@ -205,6 +205,11 @@ class Treasury:
             account.held, account.in_use, account.moving, account.closing = held, in_use, moving, closing
             account.waiting, account.warm = waiting, warm
             account.since, account.cost = since / 1e9, cost / 1e9
+        # All open connections to one server: the least that any member measured was not inflated by load.
+        cost = min((account.cost for account in self.books.accounts.values() if account.cost), default=0.0)
+        self.ledger.cells[L.H_COST] = int(cost * 1e9)
+        for account in self.books.accounts.values():
+            account.cost = cost
 
     def _publish(self, member: int) -> bool:
         """Write the manager's cells of a row, and ring its member if that asks something of it. True: somebody there

@@ -307,7 +307,7 @@ class Agent:
         if upkeep:
             self._discard_ended()  # for systems that do not tell
         with pool.lock:
-            leaving = machine.surrender(now, cells[at + L.TARGET], cells[at + L.LIMIT], pool.workshop.cost)
+            leaving = machine.surrender(now, cells[at + L.TARGET], cells[at + L.LIMIT], pool.patience)
             if upkeep:
                 leaving += machine.expire(now, pool.settings.monitor_batch_size)
                 self._upkeep_at = now + pool.settings.check_interval
@@ -371,7 +371,7 @@ class Agent:
         idle = self._pool.machine.idle
         if not idle or not self._pool.cells[L.H_HUNGRY]:
             return False
-        ripe = [slot.idle_since for slot in idle if slot.idle_since + self._pool.workshop.cost <= now]
+        ripe = [slot.idle_since for slot in idle if slot.idle_since + self._pool.patience <= now]
         if ripe and max(ripe) > self._offered:
             self._offered = max(ripe)
             return True
@@ -397,7 +397,7 @@ class Agent:
         if self._unshared:
             times.append(now + SHARE_AGAIN)
         if machine.idle and (cells[L.H_HUNGRY] or cells[at + L.TARGET] < cells[at + L.CREDIT]):
-            ripening = [slot.idle_since + pool.workshop.cost for slot in machine.idle]
+            ripening = [slot.idle_since + pool.patience for slot in machine.idle]
             times.extend(at for at in ripening if at > now)
         return max(0.0, min(times) - now) if times else None
 

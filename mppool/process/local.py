@@ -90,6 +90,11 @@ class LocalPool:
         limit: int = self.cells[self._limit]
         return limit
 
+    @property
+    def patience(self) -> float:
+        """Seconds that a connection others wait for stays after its use: what a reconnect costs in this budget."""
+        return self.cells[L.H_COST] / 1e9
+
     def publish(self) -> None:
         """Write our row. Under the lock."""
         machine, cells, at = self.machine, self.cells, self.at

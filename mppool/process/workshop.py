@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import random
 import time
+from collections import deque
 from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -33,7 +34,7 @@ CLOSE_PATIENCE = 5.0  # seconds a hand waits for a call that still runs on a con
 # back all the same: a server that cannot be reached must not keep permits for ever.
 BURIAL_PATIENCE = 60.0
 FULL_PAUSES = (0.002, 0.5)  # seconds until a server that is full is asked again, at first and at most
-COST_DRIFT = 0.1  # the estimate of what an open costs follows the cheapest ones seen, and rises slowly by this
+RECENT = 8  # opens whose times are kept: the least of them is what an open costs when nothing else slows it down
 
 
 class Workshop:
@@ -42,7 +43,7 @@ class Workshop:
     def __init__(self, pool: LocalPool) -> None:
         self._pool = pool
         self._hands = Hands(pool.name)
-        self.cost = 0.0  # seconds that opening a connection takes
+        self.recent: deque[float] = deque(maxlen=RECENT)  # seconds that the last opens took
         self.opened = self.closed = self.connect_errors = self.refused_full = 0
         self.last_connect_error: tuple[float, errors.ConnectError] | None = None
 
@@ -94,13 +95,11 @@ class Workshop:
             self._not_opened(slot, errors.ConnectError("0", f"{type(error).__name__}: {error}"))
             return
         now = monotonic()
-        # Opens at the same time share the processors: what one costs by itself is what counts for moving a permit.
-        took = (now - began) / max(1, len(pool.machine.opening))
         expires = now + pool.settings.keep_alive * (1.0 - 0.05 * random.random())  # so that they do not all go at once
         with pool.lock:
             self.opened += 1
-            self.cost = min(took, self.cost + COST_DRIFT * took) if self.cost else took
-            pool.cells[pool.at + L.COST] = int(self.cost * 1e9)
+            self.recent.append(now - began)
+            pool.cells[pool.at + L.COST] = int(min(self.recent) * 1e9)
             shared = pool.agent.watch(link)
             pool.agent.connect_succeeded()
             self.last_connect_error = None

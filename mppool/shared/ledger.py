@@ -22,7 +22,7 @@ NEVER = 1 << 62  # a limit that limits nothing
 
 # Header cells; the manager writes them.
 HEADER = 16
-H_MAGIC, H_MAX_SIZE, H_MANAGER, H_STARTED, H_HUNGRY, H_DATABASE, H_STOPPING = range(7)
+H_MAGIC, H_MAX_SIZE, H_MANAGER, H_STARTED, H_HUNGRY, H_DATABASE, H_STOPPING, H_COST = range(8)
 
 # Row cells. The manager's:
 ROW = 16
