@@ -21,7 +21,6 @@ from mppool.database.connection import PySQLXEngineSync
 from mppool.database.opening import open_link
 from mppool.database.verdicts import is_full
 from mppool.process.hands import Hands
-from mppool.shared import ledger as L
 from mppool.shared.turns import Turn
 
 if TYPE_CHECKING:
@@ -70,6 +69,11 @@ class Workshop:
         else:
             self._hands.do(lambda: self._closed(slot, monotonic() + BURIAL_PATIENCE))
 
+    def publish_cost(self) -> None:
+        """Under the pool's lock."""
+        if self.recent:
+            self._pool.row.publish_cost(min(self.recent))
+
     def aside(self, piece: Callable[[], None]) -> None:
         """Have something else done that takes a while."""
         self._hands.do(piece)
@@ -99,15 +103,17 @@ class Workshop:
         with pool.lock:
             self.opened += 1
             self.recent.append(now - began)
-            pool.cells[pool.at + L.COST] = int(min(self.recent) * 1e9)
+            self.publish_cost()
             shared = pool.agent.watch(link)
             pool.agent.connect_succeeded()
             self.last_connect_error = None
             action = pool.machine.opened(slot, link, now, expires)
-            pool.publish()
-            wake = not shared or pool.machine.to_open() > 0 or not pool.machine.opening or pool.cells[L.H_HUNGRY]
+            ring = pool.publish()
+            wake = not shared or pool.machine.to_open() > 0 or not pool.machine.opening
         if action is not None:
             pool.act(action)
+        if ring:
+            pool.agent.ring()
         if wake:
             pool.agent.wake()
 
@@ -162,16 +168,15 @@ class Workshop:
             fit = fit and (hook is None or self._hook(hook, what, link))
         fit = fit and not link.doubtful and not link.suspect and not link.in_transaction
         with pool.lock:
-            action = pool.machine.tended(slot, monotonic(), pool.limit, fit=fit)
+            action = pool.machine.tended(slot, monotonic(), pool.row.limit, fit=fit)
             another = pool.machine.vet() if pool.vetting and not fit else None
-            pool.publish()
-            hungry = pool.cells[L.H_HUNGRY]
+            ring = pool.publish()
         if another is not None:
             pool.act(another)
         if action is not None:
             pool.act(action)
-        elif hungry:
-            pool.agent.wake()
+        if ring:
+            pool.agent.ring()
 
     def _hook(self, hook: Callable[[Any], object], what: str, link: Any) -> bool:
         """Call a hook of the user's with a connection. False: it said so, or failed."""

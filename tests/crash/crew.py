@@ -209,7 +209,7 @@ class Actions:
         """From now on, opening a connection takes so long by this process's experience."""
         pool = registry._pools[self.manager.name]
         pool.workshop.recent.extend([seconds] * RECENT)
-        pool.cells[pool.at + L.COST] = int(seconds * 1e9)
+        pool.workshop.publish_cost()
 
     def run(self, threads: int, tasks: int) -> None:
         self.load = Load(self.manager, threads, tasks)
