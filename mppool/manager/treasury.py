@@ -217,8 +217,8 @@ class Treasury:
         # The credit last: who sees it raised must not see the old target beside it, take that for an order to come
         # down, and turn away from the semaphore.
         cells[at + L.LIMIT], cells[at + L.TARGET], cells[at + L.CREDIT] = account.limit, account.target, account.credit
-        hungry, knew = self.books.extra(account) > 0, cells[at + L.KNOWN]
-        known = cells[at + L.KNOWN] = min(account.in_use + account.waiting, L.NEVER) if hungry else 0
+        knew = cells[at + L.KNOWN]
+        known = cells[at + L.KNOWN] = min(account.in_use + account.waiting, L.NEVER)
         # Who lines up reads its orders after it has written so; we look whether somebody has after we wrote them.
         waiting = cells[at + L.WAITING] > 0
         if said is None or (said != say and (must_close or (waiting and _lifted(said, account)))):
