@@ -30,6 +30,7 @@ NAMES = (
     "start",
     "attach",
     "restart",
+    "turnaround",
     "web",
 )
 PACKAGES = ("mppool", "pysqlx-core", "pysqlx-engine", "psycopg", "psycopg-pool", "sqlalchemy")

@@ -51,7 +51,7 @@ BACKENDS = "SELECT count(*) FROM pg_stat_activity WHERE datname = %s AND backend
 
 
 @contextmanager
-def _database(uri: str) -> Iterator[str]:
+def database(uri: str) -> Iterator[str]:
     """A database of this measurement's own, so that its backends can be told from others'."""
     import psycopg
 
@@ -169,7 +169,7 @@ def _measure(
         *(*CLASSES[worker], *args, f"scripts.benchmarks.web_app:{face}"),
     ]
     with ExitStack() as stack:
-        uri = stack.enter_context(_database(setting.postgres_uri))
+        uri = stack.enter_context(database(setting.postgres_uri))
         watch = Watch(setting.postgres_uri, urlsplit(uri).path[1:])
         if bounced:
             uri = stack.enter_context(bouncer(uri, BUDGET, setting.folder))
