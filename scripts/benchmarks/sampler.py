@@ -123,13 +123,18 @@ class Tally:
         """Of the samples, those in which an old idle connection stood beside a waiter elsewhere."""
         return self.beside / max(1, self.samples)
 
+    @property
+    def moves(self) -> float:
+        """Permits that came to processes, a second; those that came and went between two samples are missing."""
+        return self.taken / max(1e-9, self.seconds)
+
     def __str__(self) -> str:
         each = max(1, self.samples)
         return (
             f"{self.samples} samples in {self.seconds:.1f} s, {self.gap * 1e3:.0f} ms apart at most: on average "
             f"{self.in_use / each:.1f} in use, {self.idle / each:.1f} idle, {self.waiting / each:.1f} waiting; a "
             f"connection idle for {self._old * 1e3:.0f} ms beside a waiter elsewhere: {self.longest * 1e3:.0f} ms at "
-            f"most, in {self.share:.1%} of the samples; {self.taken / max(1e-9, self.seconds):.0f} permits moved a second"
+            f"most, in {self.share:.1%} of the samples; {self.moves:.0f} permits moved a second"
         )
 
 

@@ -1,7 +1,7 @@
 """A real gunicorn of a benchmark's own, under load: what `web` and `steady` have in common.
 
-``BENCH_SECONDS`` (20) are measured after three that are not counted. ``BENCH_BASE`` is the path of another checkout: its
-package, not this one's, then serves the same application in the peers called "mppool, base".
+``BENCH_SECONDS`` (20) are measured after three that are not counted. ``BENCH_BASE`` is the path of another checkout:
+its package, not this one's, then serves the same application in the peers called "mppool, base".
 """
 
 from __future__ import annotations

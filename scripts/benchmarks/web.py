@@ -12,11 +12,11 @@ A peer's name: the class of the workers; the connections permitted (10, 12, and 
 15 minutes with the 20 s of who says nothing.
 
 ``mppool``: ``min_size=1``, ``max_size`` the budget; the workers inherit the handle (``--preload``), or each loads
-the application for itself and a scope makes it one budget (``mppool run``). ``mppool, base``: where ``BENCH_BASE`` is the
-path of another checkout, that one's package. ``psycopg_pool``: ``max_size=10`` in each worker, 80 in all, and otherwise
-as it is for who says nothing else, that is ``min_size=4``; it stands beside 10 and 40 permits. ``PgBouncer``: the same
-pool in each worker, transaction pooling, ten connections to the server. All send each statement outside a transaction.
-For MariaDB there is no PgBouncer, and an SQLAlchemy of ten in each worker is the peer.
+the application for itself and a scope makes it one budget (``mppool run``). ``mppool, base``: where ``BENCH_BASE`` is
+the path of another checkout, that one's package. ``psycopg_pool``: ``max_size=10`` in each worker, 80 in all, and
+otherwise as it is for who says nothing else, that is ``min_size=4``; it stands beside 10 and 40 permits. ``PgBouncer``:
+the same pool in each worker, transaction pooling, ten connections to the server. All send each statement outside a
+transaction. For MariaDB there is no PgBouncer, and an SQLAlchemy of ten in each worker is the peer.
 
 ``requests``, ``p50``, ``p99``, ``longest``: of the ``BENCH_SECONDS`` (20) after three seconds that are not counted; the
 times of short requests only, as the clients see them. ``backends``: the greatest number of this application's that the
@@ -70,7 +70,7 @@ def _mixes(worker: str) -> Iterator[tuple[str, Service]]:
 
 BENCHMARK = Benchmark(
     "web",
-    f"gunicorn, {WORKERS} workers, {CLIENTS} clients, a query of 2 ms each, 10 or more connections permitted; {SECONDS:g} s",
+    f"gunicorn, {WORKERS} workers, {CLIENTS} clients, a query of 2 ms each, 10 to 40 permits; {SECONDS:g} s",
     {
         "requests": "/s",
         "p50": "ms",
