@@ -202,6 +202,8 @@ def _load(port: int, long_share: float, meters: Sequence[Meter]) -> dict[str, fl
         timer.cancel()
         process.kill()
         code = process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
         for end in running:
             end()
     if "requests" not in sample:
