@@ -28,7 +28,7 @@ from urllib.parse import urlsplit
 
 from scripts.benchmarks import peers
 from scripts.benchmarks.contract import Benchmark, Sample, Setting, Skip
-from scripts.benchmarks.web import database
+from scripts.benchmarks.server import own_database
 
 CONNECTIONS = int(os.environ.get("BENCH_CONNECTIONS", "4"))
 CALLERS = int(os.environ.get("BENCH_CALLERS", "16"))
@@ -144,7 +144,8 @@ def _on_uvloop(peer: Any, callers: int, uri: str) -> Count:
 def _measure(run: Callable[[Any, int, str], Count], peer: Any, callers: int, setting: Setting) -> Sample:
     import psycopg
 
-    with database(setting.postgres_uri) as uri:
+    with own_database("postgresql", setting) as made:
+        uri = made.uri
         count = run(peer, callers, uri)
         with psycopg.connect(setting.postgres_uri, autocommit=True) as conn:
             name = urlsplit(uri).path[1:]

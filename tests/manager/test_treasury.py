@@ -138,7 +138,7 @@ def test_hunger_and_what_is_known_of_it_are_published(budget: Budget) -> None:
     budget.report(taker, waiting=3)
     budget.settle()
     assert budget.ledger.cells[L.H_HUNGRY] == 3
-    assert (budget.cell(busy, L.KNOWN), budget.cell(taker, L.KNOWN)) == (0, 3)
+    assert (budget.cell(busy, L.KNOWN), budget.cell(taker, L.KNOWN)) == (4, 3)
     budget.report(taker, waiting=0)
     budget.settle()
     assert budget.ledger.cells[L.H_HUNGRY] == 0
