@@ -15,13 +15,14 @@ the give-back, the wake-up of the next caller, its turn at the interpreter's loc
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import resource
 import statistics
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, nullcontext
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
@@ -68,7 +69,7 @@ class Count:
         lines = self._by_connection()
         queries = sum(map(len, lines))
         answers = [came - sent for line in lines for _, sent, came in line]
-        nexts = [after[1] - turn[2] for line in lines for turn, after in zip(line, line[1:], strict=False)]
+        nexts = [after[1] - turn[2] for line in lines for turn, after in itertools.pairwise(line)]
         return {
             "cycle": CONNECTIONS * (self._stop - self._start) / queries * 1e6,
             "answer": statistics.fmean(answers) * 1e6,
