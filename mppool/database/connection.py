@@ -18,8 +18,7 @@ from mppool.database.driver import drive
 from mppool.database.link import Link
 from mppool.database.opening import open_link, opening
 from mppool.database.transaction import AsyncTransaction, Transaction
-from mppool.database.uris import check_uri
-from mppool.settings import Database
+from mppool.uri import Database
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -72,7 +71,6 @@ class _Face:
             TypeError: it is not a str.
         """
         self._database = Database.parse(uri)
-        check_uri(self._database)
         self._link = _NEVER
         self._lent = False
 
