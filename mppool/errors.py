@@ -76,7 +76,22 @@ class PySQLXError(Exception):
 
 
 class ConnectError(PySQLXError):
-    """A connection could not be opened."""
+    """A connection could not be opened.
+
+    Args:
+        where: host and port, or the path of a socket or a file.
+        reason: in a few words, such as "connection refused", "unknown host", "timed out", "TLS", "authentication
+            failed"; empty when it is not known.
+    """
+
+    def __init__(self, code: str, message: str, kind: str = "", where: str = "", reason: str = "") -> None:
+        super().__init__(code, message, kind)
+        self.args = (*self.args, where, reason)
+        self.where, self.reason = where, reason
+
+    def __str__(self) -> str:
+        more = {name: value for name, value in (("where", self.where), ("reason", self.reason)) if value}
+        return _render(self.error(), self.code, self.message, **more)
 
 
 class QueryError(PySQLXError):

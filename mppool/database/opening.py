@@ -20,6 +20,7 @@ from mppool.database import core as core_module
 from mppool.database import sockets
 from mppool.database.driver import drive
 from mppool.database.link import Link
+from mppool.database.reasons import connect_error, explained
 from mppool.database.uris import refuses_looking, scrub, verifies, with_defaults
 from mppool.database.verdicts import is_panic
 from mppool.uri import PORTS, Database, options, split
@@ -40,7 +41,7 @@ async def opening(database: Database, connect_timeout: float = 5.0, sqlite_conne
     """Open a connection; see `open_link`."""
     process = core_module.process
     if process.stopped:
-        raise errors.ConnectError("0", "the interpreter is exiting")
+        raise errors.ConnectError("0", "the interpreter is exiting", reason="exiting")
     token = object()
     process.opens.add(token)
     try:
@@ -55,10 +56,10 @@ async def opening(database: Database, connect_timeout: float = 5.0, sqlite_conne
         conn = await _new(core, database, connect_timeout)
     except core.Error as error:
         code, message = error.code(), error.message()  # type: ignore[attr-defined]
-        raise errors.ConnectError(code, scrub(message, database)) from None
+        raise connect_error(database, code, scrub(message, database)) from None
     except BaseException as error:
         if is_panic(error):
-            raise errors.ConnectError("PANIC", "the driver panicked: it cannot make sense of the uri") from None
+            raise connect_error(database, "PANIC", "the driver panicked: it cannot make sense of the uri") from None
         process.loose.add(core)  # it goes on in the background, and is dropped when it succeeds
         raise
     finally:
@@ -68,7 +69,8 @@ async def opening(database: Database, connect_timeout: float = 5.0, sqlite_conne
         await _find_socket(link, sockets_before)
         if link.suspect or link.doubtful:
             link.drop(settled=True)
-            raise errors.ConnectError("0", "the server ended the connection as soon as it was open")
+            message = "the server ended the connection as soon as it was open"
+            raise errors.ConnectError("0", message, where=database.key, reason="ended by the server")
     return link
 
 
@@ -161,4 +163,6 @@ def open_link(database: Database, *, connect_timeout: float = 5.0, sqlite_connec
             return drive(flow, limit)
         except TimeoutError:
             message = f"Timed out when connecting to the database ({monotonic() - began:.1f} s)"
-            raise errors.ConnectError("0", message) from None
+            raise connect_error(database, "0", message) from None
+        except errors.ConnectError as error:
+            raise explained(database, error) from None
