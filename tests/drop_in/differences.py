@@ -186,11 +186,11 @@ DIFFERENCES = [
         ("mysql",),
     ),
     Difference(
-        parameters("time with microseconds", "datetime with microseconds"),
-        "microseconds on SQLite",
-        "lost, or another value is stored",
-        REFUSED,
-        "values survive or are refused",
+        parameters("time with microseconds"),
+        "a time with a fraction of a second on SQLite",
+        "loses it",
+        "kept to the millisecond",
+        "as a datetime is",
         ("sqlite",),
     ),
     Difference(
