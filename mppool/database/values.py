@@ -6,7 +6,7 @@ int outside 64 bits, a NaN decimal, most time zones, or JSON it does not like. H
 whatever it is bound to, and what SQLite and MySQL need; what a PostgreSQL column makes of it is in `postgres_types`.
 
 What it cannot know is the column: SQLite and MySQL convert what they store by their own rules, so a number that a
-column has no room for is rounded there, as it would be for a literal. SQLite's datetimes and times are the driver's own,
+column has no room for is rounded there, as it would be for a literal. SQLite's datetimes and times are the driver's,
 whole milliseconds, and cut to that here.
 """
 

@@ -166,6 +166,10 @@ TABLE: dict[str, dict[str, dict[str, str]]] = {
         "list": {
             "text": "SELECT :v; text; varchar(300); char(40)",
             "equal": "json; jsonb",
+            "equal, refused": (
+                "bool[]; int2[]; int4[]; int8[]; float4[]; float8[]; numeric[]; text[]; bytea[]; date[]; "
+                "timestamp[]; timestamptz[]; uuid[]; jsonb[]; colour[]"
+            ),
         },
         "Enum of str": {
             "equal": "SELECT :v; text; varchar(300); xml; colour; name",
@@ -226,7 +230,7 @@ TABLE: dict[str, dict[str, dict[str, str]]] = {
         "empty tuple": {
             "equal": (
                 "bool[]; int2[]; int4[]; int8[]; float4[]; float8[]; numeric[]; text[]; bytea[]; date[]; "
-                "timestamp[]; timestamptz[]; uuid[]; jsonb[]"
+                "timestamp[]; timestamptz[]; uuid[]; jsonb[]; colour[]"
             ),
         },
         "other": {
