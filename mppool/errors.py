@@ -38,6 +38,9 @@ __all__ = [
 ]
 
 
+NOTHING = "nothing"  # the type of a parameter that is missing
+
+
 def _render(kind: str, code: str, message: str, **more: Any) -> str:
     """One line, or JSON when `LOG_CONFIG.PYSQLX_ERROR_JSON_FMT` is on (in colour with `PYSQLX_USE_COLOR`)."""
     if not LOG_CONFIG.PYSQLX_ERROR_JSON_FMT:
@@ -138,8 +141,11 @@ class AlreadyConnectedError(Exception):
         return _render("AlreadyConnectedError", self.code, "Already connected to the database")
 
 
-class ParameterInvalidValueError(Exception):
-    """A parameter's value would not reach the database unchanged, so nothing was sent."""
+class ParameterInvalidValueError(TypeError):
+    """A parameter's value would not reach the database unchanged, so nothing was sent.
+
+    It is a `TypeError`, as PySQLXEngine raises for a value of a type that is not supported.
+    """
 
     code = "PYSQLX004"
 
@@ -150,7 +156,9 @@ class ParameterInvalidValueError(Exception):
 
     def __str__(self) -> str:
         message = (
-            f"parameter '{self.field}': {self.provider} cannot take this value of type '{self.typ_from}' "
+            f"parameter '{self.field}' is missing"
+            if self.typ_from == NOTHING
+            else f"parameter '{self.field}': {self.provider} cannot take this value of type '{self.typ_from}' "
             f"as '{self.typ_to}'"
         )
         return _render("ParameterInvalidError", self.code, message, details=self.details)

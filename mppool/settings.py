@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -64,6 +64,17 @@ def _seconds(name: str, value: object, *, zero: bool = False) -> float:
     if not (value > 0 or (zero and value == 0)):  # also refuses NaN
         raise ValueError(f"{name} must be {'zero or more' if zero else 'more than zero'} seconds, not {value}")
     return float(value)
+
+
+def check_keywords(what: str, given: Iterable[str], known: Collection[str]) -> None:
+    """Refuse a keyword argument that ``what``, which the caller knows by this name, does not have."""
+    for name in given:
+        if name not in known:
+            from difflib import get_close_matches
+
+            near = get_close_matches(name, known, 1)
+            advice = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(known)}"
+            raise TypeError(f"{what} has no parameter {name!r}: {advice}")
 
 
 def wait_seconds(name: str, value: object) -> float:

@@ -355,7 +355,7 @@ def check_names(provider: str, parsed: Parsed, parameters: dict[str, Any]) -> No
             raise errors.ParameterInvalidValueError(name, provider, typ, "parameter", details)
     missing = next(name for name in parsed.names if name not in parameters)
     details = f"the statement has :{missing}, and parameters has no such key"
-    raise errors.ParameterInvalidValueError(missing, provider, "nothing", "parameter", details)
+    raise errors.ParameterInvalidValueError(missing, provider, errors.NOTHING, "parameter", details)
 
 
 def make(core: Core, provider: str, sql: str, values: dict[str, Any] | None) -> Any:

@@ -250,3 +250,12 @@ def test_a_long_statement_is_read_in_linear_time() -> None:
     assert parse("mysql", sql).count == 60_000
     assert parse("postgresql", "/*" * 100_000 + ":a").count == 0
     assert parse("postgresql", "'" * 200_001 + ":a").count == 0
+
+
+@pytest.mark.parametrize("provider", ["postgresql", "mysql", "sqlite"])
+def test_a_missing_parameter_is_called_missing(provider: str) -> None:
+    with pytest.raises(errors.ParameterInvalidValueError, match="parameter 'b' is missing") as missing:
+        statement(provider, "SELECT :a, :b", {"a": 1})
+    assert "nothing" not in str(missing.value)
+    assert "the statement has :b" in str(missing.value)
+    assert isinstance(missing.value, TypeError)  # as PySQLXEngine's users catch it

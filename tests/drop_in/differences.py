@@ -229,7 +229,7 @@ DIFFERENCES = [
         parameters("set", "timedelta", "an object"),
         "a parameter of a type that is not supported",
         "`TypeError`",
-        REFUSED,
+        "`ParameterInvalidValueError`, which is one; nothing is sent",
         "one class for all refused parameters",
     ),
     Difference(
