@@ -486,3 +486,21 @@ def test_a_type_of_before_never_becomes_other_bytes(
             assert error.code == "42804"  # noqa: PT017
             other.execute(INSERT, {"v": value})
         assert other.query_first("SELECT price FROM bound").price == stored
+
+
+# --- functions that return nothing ----------------------------------------------------------------------------
+
+
+def test_void_is_none(conn: PySQLXEngineSync) -> None:
+    assert conn.query_first_as_dict("SELECT pg_sleep(0)") == {"pg_sleep": None}
+    assert conn.query_first("SELECT pg_advisory_xact_lock(:n) AS lock", {"n": 5}).lock is None
+    assert conn.query_as_dict("SELECT pg_notify('a', 'b')") == [{"pg_notify": None}]
+    assert conn.query("SELECT pg_sleep(0)")[0].model_dump() == {"pg_sleep": None}
+    assert conn.is_healthy()
+
+
+@pytest.mark.parametrize("sql", ["SELECT pg_sleep(0), 1 AS b", "SELECT pg_sleep(0) FROM generate_series(1, 3)"])
+def test_void_beside_others_says_what_to_do(conn: PySQLXEngineSync, sql: str) -> None:
+    with pytest.raises(errors.QueryError, match=r"::text"):
+        conn.query(sql)
+    assert conn.query_first("SELECT 1 AS a").a == 1
