@@ -38,6 +38,9 @@ __all__ = [
 ]
 
 
+NOTHING = "nothing"  # the type of a parameter that is missing
+
+
 def _render(kind: str, code: str, message: str, **more: Any) -> str:
     """One line, or JSON when `LOG_CONFIG.PYSQLX_ERROR_JSON_FMT` is on (in colour with `PYSQLX_USE_COLOR`)."""
     if not LOG_CONFIG.PYSQLX_ERROR_JSON_FMT:
@@ -76,7 +79,22 @@ class PySQLXError(Exception):
 
 
 class ConnectError(PySQLXError):
-    """A connection could not be opened."""
+    """A connection could not be opened.
+
+    Args:
+        where: host and port, or the path of a socket or a file.
+        reason: in a few words, such as "connection refused", "unknown host", "timed out", "TLS", "authentication
+            failed"; empty when it is not known.
+    """
+
+    def __init__(self, code: str, message: str, kind: str = "", where: str = "", reason: str = "") -> None:
+        super().__init__(code, message, kind)
+        self.args = (*self.args, where, reason)
+        self.where, self.reason = where, reason
+
+    def __str__(self) -> str:
+        more = {name: value for name, value in (("where", self.where), ("reason", self.reason)) if value}
+        return _render(self.error(), self.code, self.message, **more)
 
 
 class QueryError(PySQLXError):
@@ -123,8 +141,11 @@ class AlreadyConnectedError(Exception):
         return _render("AlreadyConnectedError", self.code, "Already connected to the database")
 
 
-class ParameterInvalidValueError(Exception):
-    """A parameter's value would not reach the database unchanged, so nothing was sent."""
+class ParameterInvalidValueError(TypeError):
+    """A parameter's value would not reach the database unchanged, so nothing was sent.
+
+    It is a `TypeError`, as PySQLXEngine raises for a value of a type that is not supported.
+    """
 
     code = "PYSQLX004"
 
@@ -135,7 +156,9 @@ class ParameterInvalidValueError(Exception):
 
     def __str__(self) -> str:
         message = (
-            f"parameter '{self.field}': {self.provider} cannot take this value of type '{self.typ_from}' "
+            f"parameter '{self.field}' is missing"
+            if self.typ_from == NOTHING
+            else f"parameter '{self.field}': {self.provider} cannot take this value of type '{self.typ_from}' "
             f"as '{self.typ_to}'"
         )
         return _render("ParameterInvalidError", self.code, message, details=self.details)

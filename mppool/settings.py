@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
-__all__ = ["LOG_CONFIG", "BudgetSettings", "LogConfig", "PoolSettings"]
+from mppool.uri import Database, Uri
 
-PROVIDERS = ("postgresql", "mysql", "sqlserver", "sqlite")
+__all__ = ["LOG_CONFIG", "BudgetSettings", "Database", "LogConfig", "PoolSettings", "Uri"]
+
 MAX_SIZE_LIMIT = 10_000
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -66,6 +66,17 @@ def _seconds(name: str, value: object, *, zero: bool = False) -> float:
     return float(value)
 
 
+def check_keywords(what: str, given: Iterable[str], known: Collection[str]) -> None:
+    """Refuse a keyword argument that ``what``, which the caller knows by this name, does not have."""
+    for name in given:
+        if name not in known:
+            from difflib import get_close_matches
+
+            near = get_close_matches(name, known, 1)
+            advice = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(known)}"
+            raise TypeError(f"{what} has no parameter {name!r}: {advice}")
+
+
 def wait_seconds(name: str, value: object) -> float:
     """A per-call timeout: zero (do not wait) or more seconds."""
     return _seconds(name, value, zero=True)
@@ -74,74 +85,6 @@ def wait_seconds(name: str, value: object) -> float:
 def positive_seconds(name: str, value: object) -> float:
     """A time limit: more than zero seconds."""
     return _seconds(name, value)
-
-
-class Uri(str):
-    """A database's uri, password and all. What is shown of it is not: tools that print a failed function's variables
-    find it in many places."""
-
-    __slots__ = ()
-
-    def __repr__(self) -> str:
-        return f"'{self.partition(':')[0]}:***'"
-
-
-@dataclass(frozen=True)
-class Database:
-    """Where a budget's connections go. ``uri`` holds the password; nothing else here does."""
-
-    uri: Uri = field(repr=False)  # as pysqlx-core takes it
-    provider: str
-    key: str  # what two users of one budget must agree on, without user and password
-    port: int | None = None  # of the server; None: it is not reached over TCP, or perhaps not
-
-    @classmethod
-    def parse(cls, uri: object) -> Database:
-        """Refuse here what pysqlx-core would panic on (an unknown scheme, ``?`` without ``=``) or misread."""
-        if not isinstance(uri, str):
-            raise TypeError(f"uri must be a str, not {type(uri).__name__}")
-        if any(ord(char) < 32 or 0xD800 <= ord(char) < 0xE000 for char in uri):
-            raise ValueError("invalid uri: it contains a control character or a lone surrogate")
-        scheme, colon, rest = uri.partition(":")
-        if scheme in ("sqlite", "file") and colon:
-            return cls._parse_sqlite(rest)
-        if scheme not in PROVIDERS or not rest.startswith("//"):
-            shown = scheme if colon else "without a scheme"
-            raise ValueError(
-                f"invalid uri ({shown}): it must begin with one of "
-                "postgresql://, mysql://, sqlserver://, sqlite: or file:"
-            )
-        if scheme == "sqlserver":
-            host, *properties = rest[2:].split(";")
-            named = dict(each.split("=", 1) for each in properties if "=" in each)
-            return cls(Uri(uri), scheme, f"sqlserver://{host}/{named.get('database', 'master')}")
-        try:
-            parts = urlsplit(uri)
-            host, port = parts.hostname or "", parts.port
-        except ValueError as error:
-            raise ValueError(f"invalid uri: {error}") from None
-        if not host:
-            raise ValueError(f"invalid uri: {scheme} needs a host (use localhost with ?host=/folder for a socket)")
-        options = dict(part.split("=", 1) for part in parts.query.split("&") if "=" in part)
-        host = unquote(options.get("host") or options.get("socket") or host)
-        port = port or {"postgresql": 5432, "mysql": 3306}[scheme]
-        key = f"{scheme}://{host}:{port}/{unquote(parts.path.lstrip('/'))}"
-        over_tcp = not host.startswith("/") and options.get("prefer_socket", "false") == "false"
-        return cls(Uri(uri), scheme, key, port if over_tcp else None)
-
-    @classmethod
-    def _parse_sqlite(cls, rest: str) -> Database:
-        path, question, options = rest.partition("?")
-        if path.startswith("//"):
-            path = path[2:]
-        if not path:
-            raise ValueError("invalid uri: sqlite needs a file, as in sqlite:./app.db")
-        if question and not all("=" in part for part in options.split("&")):
-            raise ValueError(f"invalid uri: {options!r} after the '?' must be name=value pairs")
-        if path == ":memory:":
-            raise ValueError("invalid uri: a :memory: database is private to one connection; a pool needs a file")
-        path = os.path.abspath(path)  # one file whatever becomes of the working directory
-        return cls(Uri(f"file:{path}{question}{options}"), "sqlite", f"sqlite:{path}")
 
 
 @dataclass(frozen=True)

@@ -79,16 +79,19 @@ class Postgres:
     Args:
         folder: where it lives; made here.
         answer: connects to a uri, or raises.
+        more: settings of the server's.
     """
 
-    def __init__(self, folder: str, answer: Answer) -> None:
+    def __init__(self, folder: str, answer: Answer, **more: str) -> None:
         self._options, self._answer = _unprivileged(folder), answer
         binaries = _postgres_binaries(folder)
-        data, self._log = os.path.join(folder, "data"), os.path.join(folder, "log")
+        self.data = data = os.path.join(folder, "data")
+        self._log = os.path.join(folder, "log")
         arguments = ["-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"]
         _prepare([os.path.join(binaries, "initdb"), "-D", data, *arguments], self._options)
         port = _free_port()
         settings = {"listen_addresses": "127.0.0.1", "port": port, "unix_socket_directories": "", "fsync": "off"}
+        settings.update(more)
         self._command = [os.path.join(binaries, "postgres"), "-D", data]
         self._command += [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
         self.uri = f"postgresql://postgres@127.0.0.1:{port}/postgres"
@@ -113,6 +116,12 @@ def start_postgres(folder: str, answer: Answer) -> dict[str, Any]:
 
 
 def start_mariadb(folder: str, answer: Answer) -> dict[str, Any]:
+    uri, process = launch_mariadb(folder, answer)
+    return {"uri": uri, "pid": process.pid}
+
+
+def launch_mariadb(folder: str, answer: Answer, *more: str) -> tuple[str, subprocess.Popen[bytes]]:
+    """A MariaDB server with so many more arguments: its uri and its process."""
     server = _which("mariadbd", "mysqld")
     install = _which("mariadb-install-db", "mysql_install_db")
     if server is None or install is None:
@@ -124,8 +133,9 @@ def start_mariadb(folder: str, answer: Answer) -> dict[str, Any]:
     port = _free_port()
     command = [server, "--no-defaults", f"--datadir={data}", f"--port={port}", "--bind-address=127.0.0.1"]
     command += [f"--socket={folder}/sock", f"--pid-file={folder}/pid", "--innodb-flush-log-at-trx-commit=0"]
+    command += more
     uri = f"mysql://root@127.0.0.1:{port}/mysql"
-    return {"uri": uri, "pid": _launch(command, uri, log, options, answer).pid}
+    return uri, _launch(command, uri, log, options, answer)
 
 
 def _which(*names: str) -> str | None:

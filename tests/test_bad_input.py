@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from mppool import PoolManager, errors
+from mppool import PoolManager, PySQLXEnginePool, PySQLXEnginePoolSync, errors
 from mppool.settings import BudgetSettings
 from tests.process.flavours import Flavour, run
 
@@ -87,6 +87,20 @@ def test_bad_settings(flavour: Flavour, bad: dict[str, Any], error: type[Excepti
     with pytest.raises(error, match=says) as caught:
         flavour.make(GOOD, **bad)
     assert "hunter2" not in str(caught.value)
+
+
+def test_a_misspelt_parameter_is_refused_by_the_public_name(flavour: Flavour) -> None:
+    maker: Any = PySQLXEnginePoolSync if flavour.name == "sync" else PySQLXEnginePool
+    with pytest.raises(TypeError, match=f"^{maker.__name__} has no parameter 'min_sise': did you mean 'min_size'"):
+        maker(GOOD, min_sise=1)
+    with pytest.raises(TypeError, match=f"^{maker.__name__} has no parameter 'colour': it has uri, min_size, "):
+        maker(GOOD, 1, colour="red")
+    with pytest.raises(TypeError, match=rf"^{maker.__name__}\.__init__\(\) missing"):
+        maker()
+    manager = PoolManager(GOOD, 2)
+    for make in (manager.pool, manager.async_pool):
+        with pytest.raises(TypeError, match=r"^PoolManager\.pool has no parameter 'keep_alife': did you mean"):
+            make(keep_alife=3)
 
 
 @pytest.mark.parametrize("timeout", [-1, float("nan"), "1", True])

@@ -17,7 +17,7 @@ PACKAGE = os.path.dirname(mppool.__file__)
 HOME = os.path.dirname(PACKAGE)
 
 OUTSIDE = {"cli", "top", "metrics", "integrations", "__main__"}  # they know what a user knows
-FOR_ALL = {"errors", "late", "scope", "settings", "stats"}
+FOR_ALL = {"errors", "late", "scope", "settings", "stats", "uri"}
 
 #: What of ours each part may import. "manager.launcher" is a part of its own: it runs in members.
 OURS: dict[str, set[str]] = {
@@ -25,7 +25,8 @@ OURS: dict[str, set[str]] = {
     "errors": {"settings"},
     "late": set(),
     "scope": {"settings"},
-    "settings": set(),
+    "settings": {"uri"},
+    "uri": set(),
     "stats": set(),
     "core": {"core"},
     "shared": {"shared"},

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from mppool import errors
 from mppool.database import statements
-from mppool.database.postgres_types import NATURAL, Rules, rule_for, rules
+from mppool.database.postgres_types import NATURAL, Rules, as_text, rule_for, rules
 from mppool.database.values import Refused, refusal
 
 if TYPE_CHECKING:
@@ -32,26 +32,39 @@ __all__ = ["bind", "failed"]
 _REMEMBERED = 1024  # statements
 _VARIANTS = 64  # texts of one statement that differ in casts
 
+# The driver numbers no more placeholders than these. Where a statement has more, all of its values go as texts in
+# arrays of so many, and each placeholder takes an element: a parameter of the driver's is then an array. The server
+# finds an element by counting from the first, so arrays are kept short.
+_NUMBERED = 127
+_PACKED = 256
+_BIG_REMEMBERED, _BIG_VARIANTS = 16, 4  # such statements, and their texts
+
 # What PREPARE takes. Comments before it that nest are not recognised: such a statement goes by Python type.
 _PREPARABLE = re.compile(r"(?:\s|\(|--[^\n\r]*|/\*(?:[^*/]|\*(?!/)|/(?!\*))*\*/)*"
                          r"(?:SELECT|INSERT|UPDATE|DELETE|MERGE|VALUES|WITH)\b", re.IGNORECASE)  # fmt: skip
+# A domain is what it is made of, and an array of the user's is its elements; "way" is what it is cast to first.
 _DESCRIBE = """
-WITH RECURSIVE d (number, own, base) AS (
-    SELECT u.number, u.own::oid, u.own::oid
+WITH RECURSIVE d (number, own, way, leaf, prefix) AS (
+    SELECT u.number, u.own::oid, u.own::oid, u.own::oid, ''
     FROM pg_catalog.pg_prepared_statements s, pg_catalog.unnest(s.parameter_types) WITH ORDINALITY u (own, number)
     WHERE s.name = :name::pg_catalog.text
     UNION ALL
-    SELECT d.number, d.own, t.typbasetype FROM d JOIN pg_catalog.pg_type t ON t.oid = d.base WHERE t.typtype = 'd'
+    SELECT d.number, d.own, CASE WHEN t.typtype = 'd' AND d.prefix = '' THEN t.typbasetype ELSE d.way END,
+        CASE WHEN t.typtype = 'd' THEN t.typbasetype ELSE t.typelem END,
+        CASE WHEN t.typtype = 'd' THEN d.prefix ELSE '_' END
+    FROM d JOIN pg_catalog.pg_type t ON t.oid = d.leaf
+    WHERE t.typtype = 'd' OR (t.typcategory = 'A' AND t.typnamespace <> 'pg_catalog'::regnamespace)
 )
 SELECT d.number::int8 AS number,
-    CASE WHEN b.typnamespace = 'pg_catalog'::regnamespace THEN b.typname::text
-         WHEN b.typcategory = 'S' THEN 'string' ELSE 'other' END AS kind,
+    d.prefix || CASE WHEN l.typnamespace = 'pg_catalog'::regnamespace THEN l.typname::text
+         WHEN l.typcategory = 'S' THEN 'string' ELSE 'other' END AS kind,
     pg_catalog.quote_ident(bn.nspname) || '.' || pg_catalog.quote_ident(b.typname)
-    || CASE WHEN d.own = d.base THEN ''
+    || CASE WHEN d.own = d.way THEN ''
        ELSE '::' || pg_catalog.quote_ident(tn.nspname) || '.' || pg_catalog.quote_ident(t.typname) END AS type
 FROM d
-JOIN pg_catalog.pg_type b ON b.oid = d.base AND b.typtype <> 'd' JOIN pg_catalog.pg_namespace bn
-    ON bn.oid = b.typnamespace
+JOIN pg_catalog.pg_type l ON l.oid = d.leaf AND l.typtype <> 'd'
+    AND (l.typcategory <> 'A' OR l.typnamespace = 'pg_catalog'::regnamespace)
+JOIN pg_catalog.pg_type b ON b.oid = d.way JOIN pg_catalog.pg_namespace bn ON bn.oid = b.typnamespace
 JOIN pg_catalog.pg_type t ON t.oid = d.own JOIN pg_catalog.pg_namespace tn ON tn.oid = t.typnamespace
 ORDER BY d.number"""
 _CHANGES = re.compile(r"\b(?:ALTER|DROP)\b", re.IGNORECASE)
@@ -62,11 +75,12 @@ class _Plan:
     """Where the values of one statement go.
 
     Attributes:
-        slots: for each placeholder, repeated ones each time: its key, its name, its type, the rules for it.
+        slots: for each placeholder, repeated ones each time: its name, its type, the rules for it.
+        keys: what the driver replaces.
         texts: the statement with its casts, by these.
     """
 
-    __slots__ = ("parsed", "slots", "texts")
+    __slots__ = ("keys", "parsed", "slots", "texts")
 
     def __init__(self, parsed: Parsed, types: list[tuple[str, str]] | None) -> None:
         self.parsed = parsed
@@ -74,14 +88,14 @@ class _Plan:
         kinds: list[tuple[str, Rules]] = (
             [("value", NATURAL)] * len(names) if types is None else [(kind, rules(kind, cast)) for kind, cast in types]
         )
-        keys = parsed.keys(len(names), "".join(cast for _, cast in types or ()))
-        self.slots = [(key, name, *kind) for key, name, kind in zip(keys, names, kinds, strict=True)]
+        self.keys = parsed.keys(self._parameters(), "".join({cast for _, cast in types or ()}))
+        self.slots = [(name, *kind) for name, kind in zip(names, kinds, strict=True)]
         self.texts: dict[tuple[str, ...], str] = {}
 
     def statement(self, core: Core, parameters: dict[str, Any]) -> Any:
         casts: list[str] = []
-        values: dict[str, Any] = {}
-        for key, name, kind, table in self.slots:
+        values: list[Any] = []
+        for name, kind, table in self.slots:
             value = parameters[name]
             try:
                 cast, function = table.get(value.__class__) or rule_for(value, table, kind, _hint(name, value))
@@ -91,29 +105,66 @@ class _Plan:
             if cast is None:
                 cast, made = made
             casts.append(cast)
-            values[key] = made
+            values.append(made)
         form = tuple(casts)
         text = self.texts.get(form)
         if text is None:
-            if len(self.texts) >= _VARIANTS:
+            if len(self.texts) >= (_BIG_VARIANTS if self.parsed.count > _NUMBERED else _VARIANTS):
                 self.texts.clear()
             text = self.texts[form] = self._written(form)
-        return statements.make(core, "postgresql", text, values)
+        return statements.make(core, "postgresql", text, dict(zip(self.keys, self._bound(values), strict=True)))
+
+    def _parameters(self) -> int:
+        """How many parameters the driver gets."""
+        return self.parsed.count
+
+    def _bound(self, values: list[Any]) -> list[Any]:
+        """What they are."""
+        return values
 
     def _written(self, casts: tuple[str, ...]) -> str:
         # a cast gives an unnamed column its type's name; a bare list of parameters keeps the names it had
         bare = {"SELECT", ",", "", ";"}.issuperset(piece.strip().upper() for piece in self.parsed.pieces[::2])
         tail = ' AS "?column?"' if bare else ""
-        marks = [
-            f"(:{slot[0]}::{cast}){tail}" if cast else f":{slot[0]}"
-            for slot, cast in zip(self.slots, casts, strict=True)
-        ]
-        return self.parsed.with_marks(marks)
+        return self.parsed.with_marks(
+            [f"{self._marked(index, cast)}{tail if cast else ''}" for index, cast in enumerate(casts)]
+        )
+
+    def _marked(self, index: int, cast: str) -> str:
+        """A placeholder as the driver and the server are to see it."""
+        return f"(:{self.keys[index]}::{cast})" if cast else f":{self.keys[index]}"
+
+
+class _BigPlan(_Plan):
+    """A statement with more placeholders than the driver can number. An empty element stands for NULL, which the
+    driver has no array of; any other begins with a letter that is taken off."""
+
+    __slots__ = ()
+
+    @property
+    def _length(self) -> int:
+        return max(_PACKED, -(-self.parsed.count // _NUMBERED))
+
+    def _parameters(self) -> int:
+        return -(-self.parsed.count // self._length)
+
+    def _bound(self, values: list[Any]) -> list[Any]:
+        texts = ["" if value is None else "v" + as_text(value) for value in values]
+        return [tuple(texts[at : at + self._length]) for at in range(0, len(texts), self._length)]
+
+    def _marked(self, index: int, cast: str) -> str:
+        array, element = divmod(index, self._length)
+        # where it comes for the first time the driver sets a number; the others have it already
+        mark = f"${array + 1}" if element else f":{self.keys[array]}"
+        text = f"pg_catalog.substr(nullif(({mark}::pg_catalog._text)[{element + 1}],''),2)"
+        if cast.startswith("pg_catalog.money"):
+            cast = f"pg_catalog.numeric::{cast}"  # the text of money is spelled as the server's place does
+        return f"({text}::{cast})" if cast else "NULL"
 
 
 def _hint(name: str, value: Any) -> str:
-    if value.__class__ is tuple:
-        return f"; a tuple goes to an array, as in = ANY(:{name}) for IN"
+    if value.__class__ is tuple or value.__class__ is list:
+        return f"; a {value.__class__.__name__} goes to an array, as in = ANY(:{name}) for IN"
     return f"; convert the value, or say its type in the statement, as in :{name}::text"
 
 
@@ -150,10 +201,17 @@ async def bind(link: Link, method: str, parsed: Parsed, sql: str, parameters: di
             pass  # another thread has just forgotten it
         except errors.ParameterInvalidValueError:
             pass  # the schema may have changed
-    plan = _plans[key] = _Plan(parsed, await _describe(link, method, parsed, sql))
-    if len(_plans) > _REMEMBERED:
-        _plans.popitem(last=False)
+    kind, most = (_BigPlan, _BIG_REMEMBERED) if parsed.count > _NUMBERED else (_Plan, _REMEMBERED)
+    plan = kind(parsed, await _describe(link, method, parsed, sql))
+    _remember(key, plan, most)
     return plan.statement(link.core, parameters)
+
+
+def _remember(key: tuple[str, str], plan: _Plan, most: int) -> None:
+    alike = [other for other, its in list(_plans.items()) if type(its) is type(plan)]
+    for other in alike[: max(0, len(alike) - most + 1)]:  # the longest unused
+        _plans.pop(other, None)
+    _plans[key] = plan
 
 
 def failed(link: Link, sql: str, code: str) -> None:

@@ -17,9 +17,9 @@ from mppool.database import core, deadline, flow, transaction
 from mppool.database.driver import drive
 from mppool.database.link import Link
 from mppool.database.opening import open_link, opening
+from mppool.database.reasons import explained
 from mppool.database.transaction import AsyncTransaction, Transaction
-from mppool.database.uris import check_uri
-from mppool.settings import Database
+from mppool.uri import Database
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -72,7 +72,6 @@ class _Face:
             TypeError: it is not a str.
         """
         self._database = Database.parse(uri)
-        check_uri(self._database)
         self._link = _NEVER
         self._lent = False
 
@@ -333,7 +332,10 @@ class PySQLXEngine(_Face):
     async def connect(self) -> None:
         """Open the connection; raises as `PySQLXEngineSync.connect`."""
         self._check_unconnected()
-        self._link = await self._run(opening(self._database))
+        try:
+            self._link = await self._run(opening(self._database))
+        except errors.ConnectError as error:
+            raise await asyncio.to_thread(explained, self._database, error) from None
 
     async def close(self) -> None:
         """Close the connection; does nothing if there is none. A lent one is discarded by its pool."""

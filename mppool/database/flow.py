@@ -6,6 +6,7 @@ the link, so none of them knows who lent it.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from mppool import errors
@@ -34,6 +35,8 @@ async def run(link: Link, method: str, sql: str, parameters: dict[str, Any] | No
     try:
         result = await link.call(method, statement)
     except errors.PySQLXError as error:
+        if error.code == "0" and _VOID in error.message:
+            return _void(link, sql, error)
         binding.failed(link, sql, error.code)
         if effect is False and link.provider == "postgresql":
             link.in_transaction = False  # its COMMIT ends the transaction also when it fails; others' may not
@@ -41,6 +44,39 @@ async def run(link: Link, method: str, sql: str, parameters: dict[str, Any] | No
     if effect is False:
         link.in_transaction = False
     return result
+
+
+_VOID = "Column type 'void' could not be deserialized"
+_ALONE = re.compile(r"\s*SELECT\s(?!.*\b(?:FROM|WHERE|UNION|LIMIT|HAVING)\b)", re.IGNORECASE | re.DOTALL)
+
+
+class _Void:
+    """The answer to ``SELECT pg_sleep(0)``: a row with a column that is None. The driver cannot read the type, and says
+    so when the statement has been executed."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __len__(self) -> int:
+        return 1
+
+    def get_types(self) -> dict[str, str]:
+        return {self.name: "void"}
+
+    def get_first(self) -> dict[str, Any]:
+        return {self.name: None}
+
+    def get_all(self) -> list[dict[str, Any]]:
+        return [self.get_first()]
+
+
+def _void(link: Link, sql: str, error: errors.PySQLXError) -> _Void:
+    """Raises: the error, where more was selected than one function; it says what to do."""
+    names = columns.selected(link.provider, sql)
+    if names is not None and len(names) == 1 and names[0] is not None and _ALONE.match(sql):
+        return _Void(names[0])
+    advice = "the statement was executed; give a function that returns void a type to be read, as in f(x)::text"
+    raise type(error)(error.code, f"{error.message} ({advice})") from None
 
 
 async def query(link: Link, sql: str, parameters: dict[str, Any] | None, model: Any) -> list[Any]:

@@ -24,7 +24,7 @@ from mppool.database.verdicts import Verdict, is_panic, judge
 
 if TYPE_CHECKING:
     from mppool.database.core import Core
-    from mppool.settings import Database
+    from mppool.uri import Database
 
 __all__ = ["Link"]
 
@@ -147,7 +147,7 @@ class Link:
                 self.suspect = True
             if verdict is Verdict.DOUBTFUL or (self.conn is not None and not self.conn.is_healthy()):
                 self.doubtful = True
-            return _KINDS.get(kind, errors.QueryError)(code, scrub(message, self.database.uri))
+            return _KINDS.get(kind, errors.QueryError)(code, scrub(message, self.database))
         self.doubtful = True
         if is_panic(error):
             return self._panicked(error)
@@ -157,7 +157,7 @@ class Link:
         return None
 
     def _panicked(self, error: BaseException) -> errors.QueryError:
-        return errors.QueryError("PANIC", scrub(f"the driver panicked: {error}", self.database.uri))
+        return errors.QueryError("PANIC", scrub(f"the driver panicked: {error}", self.database))
 
     def read(self, getter: Callable[[], T]) -> T:
         """One of a response's getters, which convert to Python on the calling thread and may fail at it."""

@@ -14,23 +14,22 @@ from collections.abc import Coroutine
 from contextlib import ExitStack
 from time import monotonic
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from mppool import errors
 from mppool.database import core as core_module
 from mppool.database import sockets
 from mppool.database.driver import drive
 from mppool.database.link import Link
-from mppool.database.uris import check_uri, options, refuses_looking, scrub, verifies, with_defaults
+from mppool.database.reasons import connect_error, explained
+from mppool.database.uris import refuses_looking, scrub, verifies, with_defaults
 from mppool.database.verdicts import is_panic
-from mppool.settings import Database
+from mppool.uri import PORTS, Database, options, split
 
 if TYPE_CHECKING:
     from mppool.database.core import Core
 
 __all__ = ["one_by_one", "open_link", "opening"]
 
-PORTS = {"postgresql": 5432, "mysql": 3306}
 # The client's port as the server sees it; no row or no port when it is not TCP, or not ours behind a proxy.
 _SEEN_FROM = {
     "postgresql": "SELECT CAST(inet_client_port() AS text) AS place",
@@ -40,10 +39,9 @@ _SEEN_FROM = {
 
 async def opening(database: Database, connect_timeout: float = 5.0, sqlite_connections: int = 0) -> Link:
     """Open a connection; see `open_link`."""
-    check_uri(database)
     process = core_module.process
     if process.stopped:
-        raise errors.ConnectError("0", "the interpreter is exiting")
+        raise errors.ConnectError("0", "the interpreter is exiting", reason="exiting")
     token = object()
     process.opens.add(token)
     try:
@@ -52,16 +50,16 @@ async def opening(database: Database, connect_timeout: float = 5.0, sqlite_conne
         process.opens.discard(token)
         raise
     if database.provider in PORTS:
-        core.watch.ports.add(urlsplit(database.uri).port or PORTS[database.provider])
+        core.watch.ports.add(split(database.uri.partition(":")[2]).port or PORTS[database.provider])
     sockets_before = core.watch.sockets() if database.provider != "sqlite" else set()
     try:
         conn = await _new(core, database, connect_timeout)
     except core.Error as error:
         code, message = error.code(), error.message()  # type: ignore[attr-defined]
-        raise errors.ConnectError(code, scrub(message, database.uri)) from None
+        raise connect_error(database, code, scrub(message, database)) from None
     except BaseException as error:
         if is_panic(error):
-            raise errors.ConnectError("PANIC", "the driver panicked: it cannot make sense of the uri") from None
+            raise connect_error(database, "PANIC", "the driver panicked: it cannot make sense of the uri") from None
         process.loose.add(core)  # it goes on in the background, and is dropped when it succeeds
         raise
     finally:
@@ -71,7 +69,8 @@ async def opening(database: Database, connect_timeout: float = 5.0, sqlite_conne
         await _find_socket(link, sockets_before)
         if link.suspect or link.doubtful:
             link.drop(settled=True)
-            raise errors.ConnectError("0", "the server ended the connection as soon as it was open")
+            message = "the server ended the connection as soon as it was open"
+            raise errors.ConnectError("0", message, where=database.key, reason="ended by the server")
     return link
 
 
@@ -150,7 +149,6 @@ def open_link(database: Database, *, connect_timeout: float = 5.0, sqlite_connec
 
     Raises:
         ConnectError: with the database's code and message, without the password.
-        ValueError: the uri asks for what cannot be had, see `check_uri`.
     """
     # The core's own limit ends an open properly; ours is behind it, for name servers that never answer.
     limit = None if "connect_timeout" in options(database.uri) else 2 * connect_timeout + 5.0
@@ -165,4 +163,6 @@ def open_link(database: Database, *, connect_timeout: float = 5.0, sqlite_connec
             return drive(flow, limit)
         except TimeoutError:
             message = f"Timed out when connecting to the database ({monotonic() - began:.1f} s)"
-            raise errors.ConnectError("0", message) from None
+            raise connect_error(database, "0", message) from None
+        except errors.ConnectError as error:
+            raise explained(database, error) from None

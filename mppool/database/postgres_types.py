@@ -17,13 +17,13 @@ import enum
 import json
 import struct
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
 from mppool.database.values import Refused, check
 
-__all__ = ["NATURAL", "Rule", "Rules", "rule_for", "rules"]
+__all__ = ["NATURAL", "Rule", "Rules", "as_text", "rule_for", "rules"]
 
 Rule = tuple["str | None", Callable[[Any], Any]]
 Rules = Mapping[type, Rule]
@@ -121,37 +121,43 @@ def _short(limit: int) -> Callable[[str], str]:
 
 
 def _json_text(value: Any) -> str:
-    return json.dumps(check(value), ensure_ascii=False)
+    return json.dumps(check(value), ensure_ascii=False, separators=(",", ":"))  # as the driver writes it
 
 
-def _text_of(value: Any) -> str:
-    """As an element of an array's text form; the value has passed its rule."""
+def as_text(value: Any) -> str:
+    """What the server's parser reads as the value; it has passed its rule."""
     kind = value.__class__
     if kind is str:
-        text: str = value
-    elif kind is bool:
-        text = "true" if value else "false"
-    elif kind is bytes:
-        text = "\\x" + value.hex()
-    elif kind is float:
-        text = _float_text(value)
-    elif kind is dict or kind is list:
-        text = _json_text(value)
-    else:
-        text = value.isoformat() if hasattr(value, "isoformat") else str(value)
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+        return value  # type: ignore[no-any-return]
+    if kind is bool:
+        return "true" if value else "false"
+    if kind is bytes:
+        return "\\x" + value.hex()  # type: ignore[no-any-return]
+    if kind is float:
+        return _float_text(value)
+    if kind is dict or kind is list:
+        return _json_text(value)
+    if kind is datetime.datetime and value.tzinfo is None:
+        # or the server would take it for one in the session's time zone; where it keeps no zone, this is ignored
+        return value.isoformat() + "+00:00"  # type: ignore[no-any-return]
+    return value.isoformat() if hasattr(value, "isoformat") else str(value)
 
 
-def _array(elements: Rules) -> Callable[[tuple[Any, ...]], str]:
-    def convert(value: tuple[Any, ...]) -> str:
+def _element(value: Any) -> str:
+    """As an element of an array's text form."""
+    return '"' + as_text(value).replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _array(elements: Rules) -> Callable[[Sequence[Any]], str]:
+    def convert(value: Sequence[Any]) -> str:
         parts = []
         for item in value:
             if item is None:
                 parts.append("NULL")
                 continue
-            cast, function = rule_for(item, elements, "array", "; the tuple's items must fit the array")
+            cast, function = rule_for(item, elements, "array", "; the items of a tuple or list must fit the array")
             made = function(item)
-            parts.append(_text_of(made[1] if cast is None else made))
+            parts.append(_element(made[1] if cast is None else made))
         return "{" + ",".join(parts) + "}"
 
     return convert
@@ -269,11 +275,16 @@ def rules(kind: str, cast: str) -> Rules:
     """The rules for placeholders of one type.
 
     Args:
-        kind: a built-in type by its name in the catalogue, "_…" for its array; "string" or anything else for others.
+        kind: a built-in type by its name in the catalogue; "string" or anything else for others; with "_" before it
+            for an array of it.
         cast: the SQL of the type.
     """
     if kind.startswith("_"):
-        made: dict[type, Rule] = {tuple: (_PARSED, _array(rules(kind[1:], "")))}
+        elements = dict(rules(kind[1:], ""))
+        if kind not in ("_json", "_jsonb"):
+            elements.pop(list, None)  # a list in a list is meant for a second dimension, not for JSON text
+        array = _PARSED, _array(elements)
+        made: dict[type, Rule] = {tuple: array, list: array}
     else:
         made = dict(_BY_TYPE.get(kind, {}))
     if kind != "bytea":  # whose text form makes other bytes of '\x41'

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CACHED_LENGTH", "Parsed", "build", "parse", "token_at"]
 
-POSTGRESQL_LIMIT = 127  # beyond, the core numbers its placeholders wrongly
+POSTGRESQL_LIMIT = 65_535  # the server numbers no more
 _VARIANTS = 64  # texts of one statement that differ in what is a double
 CACHED_LENGTH = 16_384  # longer statements are mostly generated, and seen once
 
@@ -341,7 +341,7 @@ def check_names(provider: str, parsed: Parsed, parameters: dict[str, Any]) -> No
         raise TypeError(f"parameters must be a dict, not {type(parameters).__name__}")
     if provider == "postgresql" and parsed.count > POSTGRESQL_LIMIT:
         raise ValueError(
-            f"a statement on PostgreSQL can have {POSTGRESQL_LIMIT} placeholders, this one has {parsed.count}; "
+            f"a statement on PostgreSQL can have {POSTGRESQL_LIMIT:,} placeholders, this one has {parsed.count:,}; "
             "for a list of values write = ANY(:name) and pass a tuple"
         )
     if parameters.keys() == parsed.unique:
@@ -355,7 +355,7 @@ def check_names(provider: str, parsed: Parsed, parameters: dict[str, Any]) -> No
             raise errors.ParameterInvalidValueError(name, provider, typ, "parameter", details)
     missing = next(name for name in parsed.names if name not in parameters)
     details = f"the statement has :{missing}, and parameters has no such key"
-    raise errors.ParameterInvalidValueError(missing, provider, "nothing", "parameter", details)
+    raise errors.ParameterInvalidValueError(missing, provider, errors.NOTHING, "parameter", details)
 
 
 def make(core: Core, provider: str, sql: str, values: dict[str, Any] | None) -> Any:

@@ -1,44 +1,25 @@
-"""What a database's uri says beyond the address: refused, completed, and kept out of messages."""
+"""What a database's uri says beyond the address: completed, and kept out of messages. `mppool.uri` reads it."""
 
 from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING
-from urllib.parse import unquote, urlsplit
+
+from mppool.uri import options, secrets
 
 if TYPE_CHECKING:
-    from mppool.settings import Database
+    from mppool.uri import Database
 
-__all__ = ["check_uri", "options", "refuses_looking", "scrub", "verifies", "with_defaults"]
+__all__ = ["refuses_looking", "scrub", "verifies", "with_defaults"]
 
 LOOK = "client_connection_check_interval"  # PostgreSQL 14: how often it looks for its client during a statement
 LOOK_EVERY = 100  # milliseconds; a look is one system call
 
 
-def check_uri(database: Database) -> None:
-    """Refuse what would give wrong results later.
-
-    Raises:
-        ValueError: MySQL with ``socket_timeout``: after a timeout every answer would belong to the question
-            before.
-    """
-    if database.provider == "mysql" and "socket_timeout" in options(database.uri):
-        raise ValueError(
-            "invalid uri: socket_timeout is not supported on MySQL: after a timeout, every query on the "
-            "connection would return the result of the query before it"
-        )
-
-
-def options(uri: str) -> dict[str, str]:
-    """What stands after the '?'."""
-    pairs = (part.partition("=") for part in uri.partition("?")[2].split("&"))
-    return {name: value for name, _, value in pairs if name}
-
-
 def verifies(database: Database) -> bool:
     """Whether a server's certificate is to be verified. PostgreSQL's and MySQL's are not unless asked for."""
     if database.provider in ("postgresql", "mysql"):
-        return options(database.uri).get("sslaccept", "").lower() == "strict"
+        return options(database.uri).get("sslaccept") == "strict"
     return database.provider == "sqlserver"
 
 
@@ -73,17 +54,9 @@ def refuses_looking(message: str) -> bool:
     return LOOK in message or "startup parameter" in message
 
 
-def scrub(text: str, uri: str) -> str:
-    """``text`` without the uri's password."""
-    if "password=" in uri:  # sqlserver://host;user=sa;password=secret
-        secrets = [part.partition("=")[2] for part in uri.split(";") if part.lower().startswith("password=")]
-    else:
-        try:
-            password = urlsplit(uri).password
-        except ValueError:
-            password = None
-        secrets = [password or ""]
-    for secret in {*secrets, *map(unquote, secrets)} - {""}:
+def scrub(text: str, database: Database) -> str:
+    """``text`` without the secrets of the database's uri."""
+    for secret in secrets(database):
         # as a word of its own: a password of one letter must not make every message unreadable
         before = r"(?<!\w)" if secret[0].isalnum() else ""
         after = r"(?!\w)" if secret[-1].isalnum() else ""

@@ -6,7 +6,8 @@ int outside 64 bits, a NaN decimal, most time zones, or JSON it does not like. H
 whatever it is bound to, and what SQLite and MySQL need; what a PostgreSQL column makes of it is in `postgres_types`.
 
 What it cannot know is the column: SQLite and MySQL convert what they store by their own rules, so a number that a
-column has no room for is rounded there, as it would be for a literal.
+column has no room for is rounded there, as it would be for a literal. SQLite's datetimes and times are the driver's,
+whole milliseconds, and cut to that here.
 """
 
 from __future__ import annotations
@@ -180,21 +181,15 @@ def _array(value: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def _sqlite_datetime(value: datetime.datetime) -> datetime.datetime:
-    if value.microsecond % 1000:
-        raise Refused(
-            "datetime",
-            "SQLite's datetimes are whole milliseconds here; pass value.isoformat(), or "
-            "value.replace(microsecond=value.microsecond // 1000 * 1000)",
-        )
-    return _datetime(value)
+    """The driver stores milliseconds since 1970; what is finer is cut, as by a column with fewer digits elsewhere."""
+    moment = _datetime(value)
+    return moment.replace(microsecond=moment.microsecond // 1000 * 1000)
 
 
-def _sqlite_time(value: datetime.time) -> datetime.time:
-    if value.microsecond:
-        raise Refused(
-            "time", "SQLite's times are whole seconds here; pass value.isoformat(), or value.replace(microsecond=0)"
-        )
-    return _time(value)
+def _sqlite_time(value: datetime.time) -> int:
+    """Milliseconds since midnight, as the driver stores times; it would drop those of them that are no whole second."""
+    _time(value)
+    return ((value.hour * 60 + value.minute) * 60 + value.second) * 1000 + value.microsecond // 1000
 
 
 def _sqlite_decimal(value: decimal.Decimal) -> decimal.Decimal:

@@ -163,7 +163,7 @@ class Agent:
         starting, self._starting = self._starting, []
         for waiter in starting:
             waiter.error = error
-        return starting, pause
+        return starting, None if starting else pause  # start() tells, and ends what it began: nothing is tried again
 
     def connect_failed(self, error: errors.ConnectError, pause: float | None) -> None:
         """Try again later, or tell those who wait that it is no use. Logs the 1st, 2nd, 4th, 8th … failure in a row."""

@@ -7,20 +7,40 @@ first use. In a forked child, and after pickling, a handle is as it was: started
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from types import FunctionType
+from typing import TYPE_CHECKING, Any
 
 from mppool import errors, scope
 from mppool.core.pool import Waiter
 from mppool.process import registry
 from mppool.process.local import LocalPool
-from mppool.settings import BudgetSettings, PoolSettings
+from mppool.settings import BudgetSettings, PoolSettings, check_keywords
 from mppool.stats import PoolStats
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 STOP_TIMEOUT = 5.0  # seconds stop() waits for connections to close
 
 
 class Handle:
     """The common part; not public. States: "new", "lazy" (attaches on first use), "started", "stopped"."""
+
+    def __init_subclass__(cls) -> None:
+        """Each handle has an ``__init__`` that Python calls by the handle's name when arguments are missing."""
+        base: Any = Handle.__init__
+        own = FunctionType(base.__code__, base.__globals__, base.__name__, base.__defaults__, base.__closure__)
+        own.__kwdefaults__, own.__annotations__, own.__module__ = (
+            base.__kwdefaults__,
+            base.__annotations__,
+            cls.__module__,
+        )
+        own.__qualname__ = f"{cls.__name__}.__init__"
+        cls.__init__ = own  # type: ignore[method-assign]
+
+    def __new__(cls, *_: Any, **given: Any) -> Self:
+        check_keywords(cls.__name__, given, _PARAMETERS)
+        return super().__new__(cls)
 
     def __init__(
         self,
@@ -178,6 +198,9 @@ class Handle:
 
     def forked_in_child(self) -> None:
         self._local = None
+
+
+_PARAMETERS = tuple(name for name in Handle.__init__.__annotations__ if name != "return")
 
 
 def _unpickled(cls: type[Handle], budget: BudgetSettings, name: str, settings: PoolSettings, state: str) -> Handle:

@@ -16,7 +16,7 @@ from mppool.process.async_pool import PySQLXEnginePool
 from mppool.process.handle import Handle
 from mppool.process.member import launch_config
 from mppool.process.sync_pool import PySQLXEnginePoolSync
-from mppool.settings import BudgetSettings, PoolSettings, check_name
+from mppool.settings import BudgetSettings, PoolSettings, check_keywords, check_name
 from mppool.shared import identity
 from mppool.shared import ledger as L
 from mppool.shared.messages import Channel
@@ -175,6 +175,9 @@ class PoolManager:
     def _handle(self, cls: type[Handle], min_size: int, settings: dict[str, Any]) -> Any:
         if self._stopped:
             raise errors.PoolClosedError(f"manager {self._name!r} is stopped")
+        check_keywords(
+            "PoolManager.pool", settings, [name for name in PoolSettings.__annotations__ if name != "min_size"]
+        )
         handle = cls._of(self._budget, self._name, PoolSettings(min_size=min_size, **settings))
         self._handles.add(handle)
         return handle

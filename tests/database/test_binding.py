@@ -293,13 +293,144 @@ def test_refusals_say_what_to_do(conn: PySQLXEngineSync, column: str, value: Any
     assert refused.value.typ_from == type(value).__name__
 
 
-def test_too_many_placeholders_are_refused_with_the_way_out(conn: PySQLXEngineSync) -> None:
-    names = [f"a{number}" for number in range(128)]
-    with pytest.raises(ValueError, match=r"ANY\(:name\)"):
+# --- more placeholders than the driver can number -----------------------------------------------------------
+
+MIXED: dict[str, list[Any]] = {
+    "int8": [1, -(2**63), None],
+    "numeric": [Decimal("1.10"), Decimal("1E+300"), 3, None],
+    "float8": [0.1, float("inf"), 5e-324, 2, None],
+    "text": ["", "v", "it's \\ \" {x,y} NULL ü\U0001f600", None, {"a": 1}, True, 7],
+    "bytea": [b"", b"\0\xff\\", None],
+    "bool": [True, False, None],
+    "date": [dt.date(1, 1, 1), dt.date(2024, 2, 29), None],
+    "time": [dt.time(23, 59, 59, 999_999), None],
+    "timestamp": [dt.datetime(2024, 2, 29, 1, 2, 3, 4), dt.datetime(1, 1, 1), None],
+    "timestamptz": [dt.datetime(2024, 2, 29, 12, tzinfo=dt.timezone(dt.timedelta(hours=5))), dt.datetime(2024, 1, 1)],
+    "uuid": [uuid.UUID(int=7), None],
+    "jsonb": [{"a": [1, None, 'x"\\', 0.1]}, [], None],
+    "money": [Decimal("12.34"), None],
+    "int4[]": [(1, None, 3), [4, 5], (), None],
+    "text[]": [("a", 'q"\\', "NULL", "", None)],
+    "varchar(3)": ["abc", Level.HIGH],
+}
+
+
+@pytest.mark.parametrize("count", [127, 128, 129, 256, 257, 1000, 10_000])
+def test_as_many_values_as_are_wanted(conn: PySQLXEngineSync, count: int) -> None:
+    """Each arrives as it would alone."""
+    conn.raw_cmd("SET TimeZone = 'Asia/Tokyo'")
+    columns = ", ".join(f"c{number} {typ}" for number, typ in enumerate(MIXED))
+    conn.raw_cmd(f"DROP TABLE IF EXISTS mixed; CREATE TABLE mixed (id int, {columns}); CREATE TABLE alone (LIKE mixed)")
+    most = max(map(len, MIXED.values()))
+    rows = [[values[row % len(values)] for values in MIXED.values()] for row in range(most)]
+    alone = f"INSERT INTO alone VALUES (:id, {', '.join(f':v{at}' for at in range(len(MIXED)))})"
+    for number, row in enumerate(rows):
+        conn.execute(alone, {"id": number, **{f"v{at}": value for at, value in enumerate(row)}})
+    parts, parameters = [], {}
+    for place in range(count // (len(MIXED) + 1)):
+        names = [f"p{place}_{at}" for at in range(len(MIXED) + 1)]
+        parts.append(f"(:{names[0]} + 0, {', '.join(f':{name}' for name in names[1:])})")
+        parameters.update(zip(names, [place % most, *rows[place % most]], strict=True))
+    rest = [f"r{number}" for number in range(count - len(parameters))]
+    parameters.update(dict.fromkeys(rest, 5))
+    parts[0] = parts[0].replace("+ 0", "+ 0 * (0" + "".join(f" + :{name}" for name in rest) + ")", 1)
+    sql = f"INSERT INTO mixed VALUES {', '.join(parts)}"
+    try:
+        for _ in range(2):
+            assert conn.execute(sql, parameters) == len(parts)
+        same = "SELECT count(*) AS n FROM mixed m JOIN alone a ON m.id = a.id AND m::text = a::text"
+        assert conn.query_first(same).n == 2 * len(parts)
+    finally:
+        conn.raw_cmd("DROP TABLE mixed; DROP TABLE alone")
+
+
+def test_many_of_no_type(conn: PySQLXEngineSync) -> None:
+    names = [f"a{number}" for number in range(200)]
+    values: dict[str, Any] = {name: [None, "x", "", Level.HIGH][number % 4] for number, name in enumerate(names)}
+    row = conn.query_first_as_dict("SELECT " + ", ".join(f":{name} AS {name}" for name in names), values)
+    assert row == {name: str(value.value) if isinstance(value, Level) else value for name, value in values.items()}
+
+
+def test_one_that_is_refused_among_many(conn: PySQLXEngineSync) -> None:
+    names = [f"a{number}" for number in range(300)]
+    values: dict[str, Any] = dict.fromkeys(names, 1)
+    sql = "SELECT 1 AS a WHERE 1::int4 IN (" + ", ".join(f":{name}" for name in names) + ")"
+    assert conn.query_first(sql, values).a == 1
+    with pytest.raises(errors.ParameterInvalidValueError) as refused:
+        conn.query(sql, {**values, "a250": 2**40})
+    assert refused.value.field == "a250"
+
+
+def test_the_big_plans_kept_are_few(conn: PySQLXEngineSync) -> None:
+    names = [f"a{number}" for number in range(130)]
+    sql = "SELECT 1 AS a WHERE 1 IN (" + ", ".join(f":{name}" for name in names) + ")"
+    for number in range(binding._BIG_REMEMBERED + 3):
+        conn.query(f"{sql} AND {number} = {number}", dict.fromkeys(names, 1))
+    assert len(binding._plans) == binding._BIG_REMEMBERED
+
+
+def test_no_more_than_the_server_can_number(conn: PySQLXEngineSync) -> None:
+    names = [f"a{number}" for number in range(65_536)]
+    with pytest.raises(ValueError, match=r"65,535 placeholders.*ANY\(:name\)"):
         conn.query("SELECT 1 WHERE 1 IN (" + ", ".join(f":{name}" for name in names) + ")", dict.fromkeys(names, 1))
-    last = dict.fromkeys(names[:127], 1)
-    assert conn.query("SELECT 1 AS a WHERE 1 IN (" + ", ".join(f":{name}" for name in last) + ")", last)[0].a == 1
-    assert conn.query_first("SELECT count(*) AS n FROM unnest(:ids::int8[])", {"ids": tuple(range(10_000))}).n == 10_000
+
+
+# --- arrays of types that are not built in --------------------------------------------------------------------
+
+
+class Colour(enum.Enum):
+    RED = "red"
+
+
+@pytest.fixture
+def types(conn: PySQLXEngineSync) -> Iterator[None]:
+    drop = 'DROP TABLE IF EXISTS arrays; DROP DOMAIN IF EXISTS tints, small, smaller, "od d"; DROP TYPE IF EXISTS tint'
+    conn.raw_cmd(
+        f"{drop}; CREATE TYPE tint AS ENUM ('red', 'green'); CREATE DOMAIN smaller AS int4 CHECK (VALUE < 100); "
+        'CREATE DOMAIN small AS smaller; CREATE DOMAIN "od d" AS text; CREATE DOMAIN tints AS tint[]; '
+        'CREATE TABLE arrays (e tint[], s small[], i inet[], v interval[], o "od d"[], t tints)'
+    )
+    yield
+    conn.raw_cmd(drop)
+
+
+@pytest.mark.usefixtures("types")
+@pytest.mark.parametrize(
+    ("column", "value", "stored"),
+    [
+        ("e", ("red", None, "green"), "{red,NULL,green}"),
+        ("e", (Colour.RED,), "{red}"),
+        ("e", ["red"], "{red}"),
+        ("e", (), "{}"),
+        ("e", "{green}", "{green}"),
+        ("e", None, None),
+        ("s", (1, -5, None), "{1,-5,NULL}"),
+        ("s", [99], "{99}"),
+        ("i", ("10.0.0.1", "::1", None), "{10.0.0.1,::1,NULL}"),
+        ("v", ("1 day", "02:00:00"), '{"1 day",02:00:00}'),
+        ("o", ("a b", 'x"'), '{"a b","x\\""}'),
+        ("t", ("green", "red"), "{green,red}"),
+    ],
+)
+def test_arrays_of_any_type(conn: PySQLXEngineSync, column: str, value: Any, stored: str | None) -> None:
+    conn.execute(f"INSERT INTO arrays ({column}) VALUES (:v)", {"v": value})
+    assert conn.query_first(f"SELECT {column}::text AS v FROM arrays").v == stored
+
+
+@pytest.mark.usefixtures("types")
+def test_what_does_not_fit_such_an_array(conn: PySQLXEngineSync) -> None:
+    for column, value in (("s", ("x", 1.5)), ("e", (1,)), ("s", (2**40,))):
+        with pytest.raises(errors.ParameterInvalidValueError):
+            conn.execute(f"INSERT INTO arrays ({column}) VALUES (:v)", {"v": value})
+    for column, value in (("e", ("blue",)), ("s", (100,))):
+        with pytest.raises(errors.ExecuteError):
+            conn.execute(f"INSERT INTO arrays ({column}) VALUES (:v)", {"v": value})
+
+
+@pytest.mark.parametrize("made", [tuple, list])
+def test_a_list_goes_where_a_tuple_goes(conn: PySQLXEngineSync, made: Any) -> None:
+    assert conn.query_first("SELECT 2 = ANY(:ids) AS a, :ids::int8[] AS b", {"ids": made([1, 2])}).a is True
+    assert conn.query_first("SELECT :j::jsonb AS j", {"j": [1, 2]}).j == [1, 2]
 
 
 # --- change -------------------------------------------------------------------------------------------------
@@ -355,3 +486,21 @@ def test_a_type_of_before_never_becomes_other_bytes(
             assert error.code == "42804"  # noqa: PT017
             other.execute(INSERT, {"v": value})
         assert other.query_first("SELECT price FROM bound").price == stored
+
+
+# --- functions that return nothing ----------------------------------------------------------------------------
+
+
+def test_void_is_none(conn: PySQLXEngineSync) -> None:
+    assert conn.query_first_as_dict("SELECT pg_sleep(0)") == {"pg_sleep": None}
+    assert conn.query_first("SELECT pg_advisory_xact_lock(:n) AS lock", {"n": 5}).lock is None
+    assert conn.query_as_dict("SELECT pg_notify('a', 'b')") == [{"pg_notify": None}]
+    assert conn.query("SELECT pg_sleep(0)")[0].model_dump() == {"pg_sleep": None}
+    assert conn.is_healthy()
+
+
+@pytest.mark.parametrize("sql", ["SELECT pg_sleep(0), 1 AS b", "SELECT pg_sleep(0) FROM generate_series(1, 3)"])
+def test_void_beside_others_says_what_to_do(conn: PySQLXEngineSync, sql: str) -> None:
+    with pytest.raises(errors.QueryError, match=r"::text"):
+        conn.query(sql)
+    assert conn.query_first("SELECT 1 AS a").a == 1

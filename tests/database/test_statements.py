@@ -239,8 +239,8 @@ def test_too_many_placeholders_on_postgresql() -> None:
         sql = "SELECT " + ", ".join(f":{key}" for key in keys)
         return statement("postgresql", sql, dict.fromkeys(keys, 1))
 
-    assert query(POSTGRESQL_LIMIT).sql().endswith(f"${POSTGRESQL_LIMIT}")
-    with pytest.raises(ValueError, match="127 placeholders, this one has 128"):
+    assert query(127).sql().endswith("$127")
+    with pytest.raises(ValueError, match="65,535 placeholders, this one has 65,536"):
         query(POSTGRESQL_LIMIT + 1)
 
 
@@ -250,3 +250,12 @@ def test_a_long_statement_is_read_in_linear_time() -> None:
     assert parse("mysql", sql).count == 60_000
     assert parse("postgresql", "/*" * 100_000 + ":a").count == 0
     assert parse("postgresql", "'" * 200_001 + ":a").count == 0
+
+
+@pytest.mark.parametrize("provider", ["postgresql", "mysql", "sqlite"])
+def test_a_missing_parameter_is_called_missing(provider: str) -> None:
+    with pytest.raises(errors.ParameterInvalidValueError, match="parameter 'b' is missing") as missing:
+        statement(provider, "SELECT :a, :b", {"a": 1})
+    assert "nothing" not in str(missing.value)
+    assert "the statement has :b" in str(missing.value)
+    assert isinstance(missing.value, TypeError)  # as PySQLXEngine's users catch it

@@ -140,9 +140,9 @@ HOME: dict[str, dict[str, tuple[str, str]]] = {
         "bytes": ("BLOB", "equal"),
         "Decimal": ("DECIMAL(10,2)", "equal, number, refused"),
         "date": ("DATE", "equal"),
-        "time": ("TIME", "integer, refused"),  # microseconds
-        "naive datetime": ("DATETIME", "utc, refused"),
-        "aware datetime": ("DATETIME", "equal, refused"),
+        "time": ("TIME", "integer"),
+        "naive datetime": ("DATETIME", "utc, ms"),
+        "aware datetime": ("DATETIME", "equal, ms, refused"),  # outside the years 1 to 9999 in UTC
         "UUID": ("UUID", "text"),
         "dict": ("JSON", "text"),
         "list": ("JSON", "text"),

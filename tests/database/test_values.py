@@ -124,8 +124,6 @@ def test_refused_by_name(provider: str, value: Any) -> None:
 @pytest.mark.parametrize(
     ("provider", "value", "advice"),
     [
-        ("sqlite", dt.datetime(2024, 1, 1, 1, 2, 3, 4567), "isoformat"),
-        ("sqlite", dt.time(1, 2, 3, 4000), "isoformat"),
         ("sqlite", decimal.Decimal("0.1000000000000000000001"), "str(value)"),
         ("sqlite", decimal.Decimal("1E+23"), "str(value)"),  # 99999999999999990000000 in a DECIMAL column
         ("sqlite", decimal.Decimal("1E+400"), "str(value)"),
@@ -146,7 +144,10 @@ def test_refused_with_advice(provider: str, value: Any, advice: str) -> None:
         ("mysql", dt.time(1, 2, 3, 4), "01:02:03.000004"),
         ("mysql", dt.time(1, 2, 3), "01:02:03"),
         ("sqlite", dt.datetime(2024, 1, 1, 1, 2, 3, 4000), dt.datetime(2024, 1, 1, 1, 2, 3, 4000)),
-        ("sqlite", dt.time(1, 2, 3), dt.time(1, 2, 3)),
+        ("sqlite", dt.datetime(2024, 1, 1, 1, 2, 3, 4999), dt.datetime(2024, 1, 1, 1, 2, 3, 4000)),
+        ("sqlite", dt.datetime(1969, 12, 31, 23, 59, 59, 999_999), dt.datetime(1969, 12, 31, 23, 59, 59, 999_000)),
+        ("sqlite", dt.time(1, 2, 3), 3_723_000),
+        ("sqlite", dt.time(23, 59, 59, 999_999), 86_399_999),
         ("sqlite", decimal.Decimal("-123456789.0123"), decimal.Decimal("-123456789.0123")),
         ("mysql", decimal.Decimal("1E+131071"), decimal.Decimal("1E+131071")),
     ],
@@ -216,3 +217,23 @@ def test_uuid_json_and_times_on_postgresql(postgres_uri: str) -> None:
     sql = "SELECT :u::uuid u, :j::jsonb j, :d::date d, :t::time t, :z::timestamptz z, :m::numeric m"
     with PySQLXEngineSync(postgres_uri) as conn:
         assert conn.query_first_as_dict(sql, values) == values
+
+
+def test_now_goes_into_sqlite(sqlite_uri: str) -> None:
+    """The commonest insert of all; kept to the millisecond."""
+    moments = [
+        dt.datetime(2024, 2, 29, 12, 30, 59, 123_999, tzinfo=dt.timezone.utc),
+        dt.datetime(1969, 12, 31, 23, 59, 59, 999_999, tzinfo=dt.timezone.utc),
+        dt.datetime.now(dt.timezone.utc),
+    ]
+    with PySQLXEngineSync(sqlite_uri) as conn:
+        conn.execute("CREATE TABLE moments (at DATETIME, t TIME)")
+        for moment in moments:
+            conn.execute("INSERT INTO moments VALUES (:at, :t)", {"at": moment, "t": moment.time()})
+            kept = moment.replace(microsecond=moment.microsecond // 1000 * 1000)
+            row = conn.query_first("SELECT at, t FROM moments WHERE at = :at", {"at": moment})
+            midnight = kept.replace(hour=0, minute=0, second=0, microsecond=0)
+            assert row.at == kept
+            assert int(row.t) == (kept - midnight) // dt.timedelta(milliseconds=1)
+            conn.execute("DELETE FROM moments")
+        conn.execute("DROP TABLE moments")

@@ -93,7 +93,7 @@ SAMPLES: dict[str, list[Any]] = {
 
 def _ms(value: Any) -> int:
     if isinstance(value, dt.time):
-        return (value.hour * 3600 + value.minute * 60 + value.second) * 1000
+        return (value.hour * 3600 + value.minute * 60 + value.second) * 1000 + value.microsecond // 1000
     if not isinstance(value, dt.datetime):
         value = dt.datetime(value.year, value.month, value.day)
     since = value.replace(tzinfo=value.tzinfo or UTC) - dt.datetime(1970, 1, 1, tzinfo=UTC)
@@ -159,6 +159,10 @@ def _utc(value: dt.datetime) -> dt.datetime:
     return value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
 
 
+def _to_ms(value: dt.datetime) -> dt.datetime:
+    return _utc(value).replace(microsecond=value.microsecond // 1000 * 1000)
+
+
 @_each
 def _is_midnight(got: Any, value: Any) -> bool:
     return type(value) is dt.date and got == dt.datetime(value.year, value.month, value.day, tzinfo=UTC)
@@ -216,6 +220,7 @@ def outcome(provider: str, column: str, value: Any, got: Any, of_literal: Callab
     checks: list[tuple[str, Callable[[], bool]]] = [
         ("number", lambda: _is_number(got, value) or (column == "jsonb" and _same(_floats(got), _floats(value)))),
         ("utc", lambda: _is_utc(got, value)),
+        ("ms", lambda: provider == "sqlite" and moment and _same(got, _to_ms(value))),
         ("midnight", lambda: _is_midnight(got, value)),
         ("date", lambda: moment and type(got) is dt.date and got == value.date() and value.time() == dt.time()),
         ("text", lambda: _is_text(got, value)),

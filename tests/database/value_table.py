@@ -9,6 +9,7 @@ OUTCOMES = {
     "equal": "the same value of the same type",
     "number": "the same number, of the column's type",
     "utc": "the same moment, with the time zone UTC",
+    "ms": "the same moment, cut to whole milliseconds, with the time zone UTC",
     "midnight": "the midnight that begins the date, UTC",
     "date": "the date; only a midnight is taken",
     "text": "text from which the value can be made again",
@@ -165,6 +166,10 @@ TABLE: dict[str, dict[str, dict[str, str]]] = {
         "list": {
             "text": "SELECT :v; text; varchar(300); char(40)",
             "equal": "json; jsonb",
+            "equal, refused": (
+                "bool[]; int2[]; int4[]; int8[]; float4[]; float8[]; numeric[]; text[]; bytea[]; date[]; "
+                "timestamp[]; timestamptz[]; uuid[]; jsonb[]; colour[]"
+            ),
         },
         "Enum of str": {
             "equal": "SELECT :v; text; varchar(300); xml; colour; name",
@@ -225,7 +230,7 @@ TABLE: dict[str, dict[str, dict[str, str]]] = {
         "empty tuple": {
             "equal": (
                 "bool[]; int2[]; int4[]; int8[]; float4[]; float8[]; numeric[]; text[]; bytea[]; date[]; "
-                "timestamp[]; timestamptz[]; uuid[]; jsonb[]"
+                "timestamp[]; timestamptz[]; uuid[]; jsonb[]; colour[]"
             ),
         },
         "other": {
@@ -446,14 +451,18 @@ TABLE: dict[str, dict[str, dict[str, str]]] = {
             "date, cut": "DATE",
             "utc": "DATETIME; TIMESTAMP",
         },
-        "datetime with µs": {
-            "integer, refused": (
-                "SELECT :v; BIGINT; NUMERIC; DECIMAL(10,2); TEXT; VARCHAR(300); BLOB; TIME; JSON; UUID"
+        "time with µs": {
+            "integer": (
+                "SELECT :v; INTEGER; BIGINT; NUMERIC; DECIMAL(10,2); TEXT; VARCHAR(300); BLOB; TIME; JSON; UUID"
             ),
-            "literal, refused": "BOOLEAN; REAL",
-            "unreadable, refused": "INTEGER",
-            "cut, refused": "DATE",
-            "utc, refused": "DATETIME; TIMESTAMP",
+            "literal": "BOOLEAN; REAL; DATE; DATETIME; TIMESTAMP",
+        },
+        "datetime with µs": {
+            "integer": "SELECT :v; BIGINT; NUMERIC; DECIMAL(10,2); TEXT; VARCHAR(300); BLOB; TIME; JSON; UUID",
+            "literal": "BOOLEAN; REAL",
+            "unreadable": "INTEGER",
+            "cut": "DATE",
+            "utc, ms": "DATETIME; TIMESTAMP",
         },
         "aware datetime": {
             "integer": "SELECT :v; BIGINT; NUMERIC; DECIMAL(10,2); TEXT; VARCHAR(300); BLOB; TIME; JSON; UUID",

@@ -41,7 +41,7 @@ DIFFERENCES = [
     Difference(
         (
             *uris("sqlite:", "file:x.db?foo", "sqlite:a\0b", "postgresql:", "postgresql://"),
-            *uris("postgresql://u@localhost:port/x", "postgresqlx://u@localhost/x"),
+            *uris("postgresql://u@localhost:port/x", "postgresqlx://u@localhost/x", "postgresql://u:p/w@localhost/x"),
         ),
         "constructor, a malformed uri",
         "accepted; `connect()` fails, or panics past `except Exception`",
@@ -58,6 +58,25 @@ DIFFERENCES = [
         ("sqlite",),
     ),
     Difference(
+        uris(
+            *("postgresql://u@localhost/x?sslmode=bogus", "mysql://u@localhost/x?sslmode=require"),
+            *("postgresql://u@localhost/x?sslmode=verify-full", "sqlite:x.db?mode=ro"),
+        ),
+        "constructor, options about safety that the driver ignores",
+        "ignored: `sslmode=verify-full` verifies nobody, `mode=ro` writes",
+        "honoured where the driver can (`verify-full`, `verify-ca`), else `ValueError`",
+        "a connection is as safe as the uri says",
+        ("sqlite",),
+    ),
+    Difference(
+        uris("postgres://u@localhost/x"),
+        "constructor, `postgres://`",
+        "`ValueError`",
+        "`postgresql://`",
+        "others write it so",
+        ("sqlite",),
+    ),
+    Difference(
         ("PySQLXEngine(None)", "PySQLXEngine(1)"),
         "constructor, not a str",
         "`ValueError`, `AttributeError`",
@@ -66,7 +85,7 @@ DIFFERENCES = [
         ("sqlite",),
     ),
     Difference(
-        uris("sqlite:./x.db", "sqlite://x.db", "sqlite:///tmp/x.db", "file:x.db"),
+        uris("sqlite:./x.db", "sqlite://x.db", "sqlite:///tmp/x.db", "file:x.db", "sqlite:///./x.db"),
         "`.uri` of a SQLite file",
         "as given",
         "with the absolute path",
@@ -119,8 +138,8 @@ DIFFERENCES = [
         ("200 parameters",),
         "more than 127 placeholders on PostgreSQL",
         "a syntax error of the server",
-        "`ValueError` that says so",
-        "the driver cannot number them",
+        "work, up to 65,535",
+        "bulk inserts need them",
         ("postgresql",),
     ),
     Difference(
@@ -167,11 +186,11 @@ DIFFERENCES = [
         ("mysql",),
     ),
     Difference(
-        parameters("time with microseconds", "datetime with microseconds"),
-        "microseconds on SQLite",
-        "lost, or another value is stored",
-        REFUSED,
-        "values survive or are refused",
+        parameters("time with microseconds"),
+        "a time with a fraction of a second on SQLite",
+        "loses it",
+        "kept to the millisecond",
+        "as a datetime is",
         ("sqlite",),
     ),
     Difference(
@@ -210,7 +229,7 @@ DIFFERENCES = [
         parameters("set", "timedelta", "an object"),
         "a parameter of a type that is not supported",
         "`TypeError`",
-        REFUSED,
+        "`ParameterInvalidValueError`, which is one; nothing is sent",
         "one class for all refused parameters",
     ),
     Difference(

@@ -82,6 +82,8 @@ URIS: list[Any] = [
         b"sqlite:x",
     ),
     *("sqlite:", "sqlite:./x.db", "sqlite://x.db", "sqlite:///tmp/x.db", "file:x.db", "file:x.db?foo", "sqlite:a\0b"),
+    *("postgresql://u@localhost/x?sslmode=bogus", "mysql://u@localhost/x?sslmode=require", "sqlite:x.db?mode=ro"),
+    *("postgresql://u@localhost/x?sslmode=verify-full", "postgresql://u:p/w@localhost/x", "sqlite:///./x.db"),
     *("postgresql:", "postgresql://", "postgresql://u:p@localhost:5432/x", "postgresql://u@localhost:port/x"),
     *("postgresqlx://u@localhost/x", "mysql://u@localhost/x", "mysql://u@localhost/x?socket_timeout=1"),
     "sqlserver://localhost:1433;database=x;user=u;password=p",
