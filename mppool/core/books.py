@@ -42,8 +42,8 @@ if TYPE_CHECKING:
         def unused(self) -> list[int]:
             """Members that have fewer connections than permits, those that they close not counted."""
 
-        def costs(self) -> list[float]:
-            """What an open costs by the members' measurements, of those that have any."""
+        def least_cost(self) -> float:
+            """What an open costs by the members' measurements, in seconds, the least; 0: there are none."""
 
 
 LAST = 8  # times C that a member's last connection must be idle before it goes to a member that has one
@@ -353,18 +353,26 @@ class Books:
     def _take_unneeded(self, wanted: int) -> int:
         """Permits that nobody uses cost nothing to move, and connections being closed will be such permits soon. How
         many were found."""
-        if not self._searched:
+        found = self._take_slack(wanted)
+        if found < wanted and not self._searched:
             self._look_at = 0.0
             self._measure()
             self._search()
-        found = 0
-        for member in list(self._slack):
-            account = self.accounts[member]
-            if found < wanted and account.unneeded:
-                self.hear(member)
-                found += self._release(member, min(wanted - found, account.unneeded))
-            if not account.unneeded:
-                self._slack.discard(member)
+            found += self._take_slack(wanted - found)
+        return found
+
+    def _take_slack(self, wanted: int) -> int:
+        found, none = 0, []
+        for member in self._slack:
+            if found >= wanted:
+                break
+            if member in self._ordered:
+                continue
+            self.hear(member)
+            found += self._release(member, min(wanted - found, self.accounts[member].unneeded))
+            if member not in self._ordered:
+                none.append(member)
+        self._slack.difference_update(none)
         return found
 
     def _ask(self, plan: Plan, now: float) -> int:
@@ -409,22 +417,22 @@ class Books:
         return not self.telling
 
     def _search(self) -> None:
-        """See who has unused permits."""
+        """See who has permits that nobody needs there."""
         self._searched = True
-        for member in self._reports.unused():
-            if member in self.accounts:
-                self.hear(member)
+        unused = (member for member in self._reports.unused() if member in self.accounts)
+        self._slack.update(member for member in unused if not self.accounts[member].frozen)
 
     def _measure(self) -> None:
-        costs = self._reports.costs()
-        self.cost = min(DEAREST, max(CHEAPEST, min(costs))) if costs else CHEAPEST
+        self.cost = min(DEAREST, max(CHEAPEST, self._reports.least_cost()))
 
     def _look(self, now: float) -> None:
         """See who has idle connections. If there are none, members are told to ring when there is one."""
         self._measure()
-        self._idle = sorted(each for each in self._reports.idle() if each[1] in self.accounts)
+        self._idle = sorted(self._reports.idle())
         self._look_at = now + max(LEAST_LOOK, self.cost)
-        self.telling = all(self._is_deaf(self.accounts[member], now) for _, member in self._idle)
+        self.telling = all(
+            member not in self.accounts or self._is_deaf(self.accounts[member], now) for _, member in self._idle
+        )
 
     def _is_deaf(self, account: Account, now: float) -> bool:
         """Whether a member has been asked for idle connections for so long that nobody should count on it."""
@@ -438,6 +446,8 @@ class Books:
         for since, member in self._idle:
             if found >= missing or not plan.due(now, since + self.cost):
                 break
+            if member not in self.accounts:
+                continue  # its row says something, and it has left
             account = self.accounts[member]
             self.hear(member)
             if account.waiting or not account.idle_since or not plan.due(now, account.idle_since + self.cost):

@@ -7,8 +7,10 @@ before the manager has even started, and two launchers are kept apart by a file 
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import random
 import socket
 import sys
 import time
@@ -20,8 +22,9 @@ from mppool.shared import ledger as L
 from mppool.shared import messages, paths
 
 LAUNCH_TIMEOUT = 10.0  # seconds; a loaded machine starts an interpreter in less than one
-_LOOK = 0.005  # seconds between looks while another process launches
-_BACKLOG = 512
+# Seconds between looks while another process launches, at first and at most: hundreds of members may be looking.
+_LOOK = (0.005, 0.05)
+_BACKLOG = 4096  # as many members may knock at once; Linux makes it net.core.somaxconn
 # Ctrl-C is not for the manager. A session of its own would keep it away, too, but to Linux's autogroup scheduler one
 # process in a session weighs as much as all its members in theirs, in theory: on a busy machine it came to run seconds
 # late where its members were served within some milliseconds.
@@ -40,7 +43,8 @@ _BOOT = "import sys; sys.path.append(sys.argv[1]); from mppool.manager.server im
 def connect(name: str) -> socket.socket | None:
     """A connection to the budget's running manager; None: there is none.
 
-    Raises: ManagerUnavailableError when the folder or the socket is not this user's own.
+    Raises: ManagerUnavailableError when the folder or the socket is not this user's own; BlockingIOError when too many
+        others are connecting.
     """
     path = os.path.join(paths.folder(name), paths.SOCKET)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -48,6 +52,9 @@ def connect(name: str) -> socket.socket | None:
     try:
         sock.connect(path)
         _, uid = messages.peer(sock)
+    except BlockingIOError:  # so many knock that there is no room in its queue
+        sock.close()
+        raise
     except OSError as error:
         sock.close()
         if isinstance(error, (FileNotFoundError, ConnectionError)):
@@ -67,22 +74,41 @@ def connect_or_launch(config: dict[str, Any]) -> socket.socket:
     filelock = late("filelock")  # it costs more to import than all the rest here
     name, deadline = config["name"], time.monotonic() + LAUNCH_TIMEOUT
     try:
-        lock = filelock.FileLock(os.path.join(paths.make_root(), paths.LOCK), timeout=0, mode=0o600)
+        path = os.path.join(paths.make_root(), paths.LOCK)
+        lock = filelock.FileLock(path, timeout=0, mode=0o600)
         while True:
-            sock = connect(name)
-            if sock is not None:
-                return sock
             try:
+                sock = connect(name)
+                if sock is not None:
+                    return sock
                 with lock:
                     sock = connect(name)
                     return sock if sock is not None else _launch(config)
+            except BlockingIOError:
+                time.sleep(random.uniform(*_LOOK))
             except filelock.Timeout:
-                if time.monotonic() > deadline:
-                    text = f"budget {name!r}: another process has been launching a manager for {LAUNCH_TIMEOUT:g} s"
-                    raise errors.ManagerUnavailableError(text) from None
-            time.sleep(_LOOK)  # for the lock, or for what whoever has it launches: one can connect to that early
+                _wait_until_free(path, deadline)
+            if time.monotonic() > deadline:
+                text = f"budget {name!r}: another process has been launching a manager for {LAUNCH_TIMEOUT:g} s"
+                raise errors.ManagerUnavailableError(text)
     except OSError as error:
         raise errors.ManagerUnavailableError(f"budget {name!r}: cannot launch a manager: {error}") from error
+
+
+def _wait_until_free(path: str, deadline: float) -> None:
+    """Wait until nobody has the lock, or for so long. Hundreds of members may wait for one that launches a manager, so
+    a look must cost them less than an attempt to connect."""
+    fd, look = os.open(path, os.O_RDONLY | os.O_CLOEXEC), _LOOK[0]
+    try:
+        while time.monotonic() < deadline:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                time.sleep(look * random.uniform(0.75, 1.0))
+                look = min(_LOOK[1], look * 1.25)
+    finally:
+        os.close(fd)
 
 
 def _launch(config: dict[str, Any]) -> socket.socket:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 FIRST_MEMBER = 10.0  # seconds a new manager waits for whoever launched it, and a leaving one for who just came in
 KEPT = 16  # connections of a member that are kept before those that have ended are looked for
+KNOCKS = 32  # guests that are let in at a time
 LOOK = 0.2  # seconds between looks at processes of whose end the kernel cannot tell us
 SOON = 0.05  # seconds until the next try to leave
 LONGEST_SLEEP = 3600.0  # seconds; members say when something is due, and a selector cannot sleep for years
@@ -85,10 +86,12 @@ class Manager:
         self._config = config
         ledger, self._ledger_fd = L.Ledger.create(os.path.join(folder, paths.LEDGER))
         living = ledger.living()
-        dead = [row for row in range(L.ROWS) if ledger.cells[ledger.row(row) + L.PID] and row not in living]
+        known = [row for row, pid in enumerate(ledger.column(L.PID, L.ROWS)) if pid]
+        dead = sorted(set(known).difference(living))
         self._ledger = ledger
         self._treasury = Treasury(ledger, config["max_size"], self._ring, os.cpu_count() or 1)
         self._guests: set[Guest] = set()
+        self._look_at = 0.0
         self._unwatched: set[Guest] = set()  # those of whose end the kernel or their channel cannot tell
         self._members: dict[int, Guest] = {}
         self._selector = selectors.DefaultSelector()
@@ -131,7 +134,9 @@ class Manager:
             for key, _ in events:
                 guest = key.data
                 if guest is None:
-                    self._accept()
+                    for _ in range(KNOCKS):
+                        if not self._accept():
+                            break
                 elif not isinstance(guest, Guest):
                     self._orphans.hear(guest)
                 elif guest not in self._guests:
@@ -142,23 +147,23 @@ class Manager:
                     self._gone(guest)
                 else:
                     self._hear(guest)
-            self._look()
             now = time.monotonic()
+            self._look(now)
             self._orphans.upkeep(now)
             if self._dirty or (self._again_at is not None and now >= self._again_at):
+                self._pace.settles(now)
                 self._settle(now)
             if self._leave_at is not None and now >= self._leave_at and self._leave():
                 return
 
     def _settle(self, now: float) -> None:
-        self._pace.settles(now)
         rang, self._rang, self._dirty = self._rang, set(), False
         self._again_at = self._treasury.settle(now, rang)
 
     def _pause(self) -> float | None:
         times = [at for at in (self._again_at, self._leave_at, self._orphans.next_at()) if at is not None]
         if self._unwatched:
-            times.append(time.monotonic() + LOOK)
+            times.append(self._look_at)
         return min(max(0.0, min(times) - time.monotonic()), LONGEST_SLEEP) if times else None
 
     def _inherit(self, row: int) -> None:
@@ -186,14 +191,15 @@ class Manager:
 
     # -- facts -----------------------------------------------------------------------------------------------
 
-    def _accept(self) -> None:
+    def _accept(self) -> bool:
+        """Let one in that knocks; whether there was one."""
         try:
             sock, _ = self._listener.accept()
         except OSError as error:
             if error.errno in (errno.EMFILE, errno.ENFILE):
                 self._full = True  # until somebody goes: the knocking would keep us awake
                 self._selector.unregister(self._listener)
-            return
+            return False
         try:
             pid, uid = messages.peer(sock)
             if uid != os.getuid() or pid is None:
@@ -202,10 +208,14 @@ class Manager:
             guest.notice = identity.death_notice(pid)
         except OSError:
             sock.close()
-            return
+            return True
         self._welcome(guest)
+        return True
 
-    def _look(self) -> None:
+    def _look(self, now: float) -> None:
+        if not self._unwatched or now < self._look_at:
+            return
+        self._look_at = now + LOOK
         for guest in list(self._unwatched):
             left = guest.channel is None and self._ledger.cells[self._ledger.row(guest.member or 0) + L.LEFT]
             if left or not identity.alive(guest.pid, guest.started):

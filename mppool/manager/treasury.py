@@ -44,8 +44,9 @@ class Reports:
         self.rows = 0
 
     def read(self, member: int, account: Account) -> None:
-        # A row is its member's to write: nonsense there must not keep us busy for ever.
-        facts = [max(0, fact) for fact in self._ledger.facts(member)]
+        facts = self._ledger.facts(member)
+        if min(facts) < 0:  # a row is its member's to write: nonsense there must not keep us busy for ever
+            facts = [max(0, fact) for fact in facts]
         account.held, account.in_use, account.moving, account.closing, account.waiting = facts[:5]
         since, ripe_at, idle_since, account.warm, cost = facts[5:]
         account.since, account.ripe_at, account.idle_since = since / _NS, ripe_at / _NS, idle_since / _NS
@@ -58,8 +59,8 @@ class Reports:
         columns = zip(self._column(L.HELD), self._column(L.CLOSING), self._column(L.CREDIT), strict=True)
         return [row for row, (held, closing, credit) in enumerate(columns) if held - closing < credit]
 
-    def costs(self) -> list[float]:
-        return [cost / _NS for cost in self._column(L.COST) if cost > 0]
+    def least_cost(self) -> float:
+        return max(0, min(filter(None, self._column(L.COST)), default=0)) / _NS
 
     def _column(self, cell: int) -> list[int]:
         return self._ledger.column(cell, self.rows)
@@ -81,6 +82,8 @@ class Treasury:
         self.books = Books(max_size, self._reports, processors)
         self.semaphores: dict[int, EventSemaphore] = {}
         self.undeclared: set[int] = set()  # accounts of which only the predecessor knew what was held
+        # Those of them that have not come yet: by pid, start and token.
+        self._absent: dict[tuple[int, int, int], int] = {}
         self._unused_rows: list[int] = []  # a heap of rows that members have left; below those never used
         self._told: dict[int, Orders | None] = {}  # None: a member may still go by what the predecessor had written
         self._bell = bell
@@ -98,15 +101,18 @@ class Treasury:
         self.books.inherit(row, self.ledger.cells[self.ledger.row(row) + L.CREDIT], now)
         self.undeclared.add(row)
         self._told[row] = None
+        at, cells = self.ledger.row(row), self.ledger.cells
+        self._absent[cells[at + L.PID], cells[at + L.STARTED], cells[at + L.TOKEN]] = row
 
     def attach(self, pid: int, started: int, warm: int, now: float, token: int = 0) -> int | None:
         """Open an account, or find the one that this member had; the member's row. None: all rows are taken.
 
         Raises: OSError.
         """
-        row = self._inherited(pid, started, token)
+        row = self._absent.get((pid, started, token)) if token else None
         if row is not None:
             self.semaphores[row] = make()
+            del self._absent[pid, started, token]
             return row
         row = self._unused_rows[0] if self._unused_rows else self._reports.rows
         if row >= L.ROWS:
@@ -124,14 +130,6 @@ class Treasury:
         self._told[row] = Orders(0, 0, 0, False)
         self.books.attach(row, now)
         return row
-
-    def _inherited(self, pid: int, started: int, token: int) -> int | None:
-        cells = self.ledger.cells
-        for row in self.undeclared - self.semaphores.keys() if token else ():
-            at = self.ledger.row(row)
-            if (pid, started, token) == (cells[at + L.PID], cells[at + L.STARTED], cells[at + L.TOKEN]):
-                return row
-        return None
 
     def awaits(self, member: int) -> None:
         """This member will declare what it holds."""
@@ -155,10 +153,7 @@ class Treasury:
             connections: that may still count on the server.
             busy: as many of them may be at work; None: all.
         """
-        self.undeclared.discard(member)
-        semaphore = self.semaphores.pop(member, None)
-        if semaphore is not None:
-            semaphore.close()
+        self._forget(member)
         credit = self.books.bury(member, connections, now)
         cells, at = self.ledger.cells, self.ledger.row(member)
         cells[at + L.STARTED] = _NOBODY
@@ -190,13 +185,19 @@ class Treasury:
     def leave(self, member: int) -> None:
         """Close an account: everything it had is free."""
         self.books.leave(member)
-        self.undeclared.discard(member)
-        semaphore = self.semaphores.pop(member, None)
-        if semaphore is not None:
-            semaphore.close()
+        self._forget(member)
         self.ledger.clear(member)
         heappush(self._unused_rows, member)
         del self._told[member]
+
+    def _forget(self, member: int) -> None:
+        """It will not come over from the predecessor any more, and has no semaphore."""
+        self.undeclared.discard(member)
+        at, cells = self.ledger.row(member), self.ledger.cells
+        self._absent.pop((cells[at + L.PID], cells[at + L.STARTED], cells[at + L.TOKEN]), None)
+        semaphore = self.semaphores.pop(member, None)
+        if semaphore is not None:
+            semaphore.close()
 
     # -- permits move ----------------------------------------------------------------------------------------
 

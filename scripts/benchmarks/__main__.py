@@ -25,6 +25,7 @@ NAMES = (
     "query",
     "burst",
     "skew",
+    "crowd",
     "parallel",
     "reclaim",
     "handover",

@@ -76,8 +76,9 @@ class Published:
     def credit(self, member: int) -> int:
         return 99  # the books look themselves
 
-    def costs(self) -> list[float]:
-        return [process.published["cost"] for process in self.processes.values() if process.published["cost"]]
+    def least_cost(self) -> float:
+        costs = (process.published["cost"] for process in self.processes.values() if process.published["cost"])
+        return min(costs, default=0.0)
 
 
 class Walk(RuleBasedStateMachine):
@@ -427,8 +428,8 @@ class Facts:
     def unused(self) -> list[int]:
         return list(self.facts)
 
-    def costs(self) -> list[float]:
-        return [C]
+    def least_cost(self) -> float:
+        return C
 
 
 class Sheet(Books):

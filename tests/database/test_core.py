@@ -469,7 +469,7 @@ def test_settle_refuses_new_calls_and_may_come_twice(sqlite_uri: str) -> None:
         """,
         arguments=(sqlite_uri,),
     )
-    assert out.count("exiting") == 2
+    assert out.count("the interpreter is exiting") == 2
 
 
 def test_settle_does_not_wait_for_nothing() -> None:
