@@ -135,7 +135,7 @@ class Books:
         self._ordered: set[int] = set()  # members that are to close connections
         self._searched = False  # whether it is known who has unused permits
         self._idle: list[tuple[float, int]] = []  # who has idle connections, as of the last look
-        self._look_at = 0.0
+        self._look_at = self._measure_at = 0.0
         self._moves = Tokens(max(0.5, processors / 2), max(4, max_size // 2))
         self._rich_moves = Tokens(RICH, max(4, max_size // 4))
 
@@ -328,6 +328,8 @@ class Books:
     def _call_back(self, plan: Plan, now: float) -> None:
         """Find a giver for each permit still wanted, the cheapest kind first."""
         overdrawn = max(0, -self.accounts.free)
+        if not self._searched or now >= self._measure_at:
+            self._measure(now)
         coming = self._take_unneeded(self.shortage + overdrawn)
         # From here on a move costs a connect.
         asked, tokens = self._ask(plan, now), self._moves.left(now, self.cost)
@@ -356,7 +358,6 @@ class Books:
         found = self._take_slack(wanted)
         if found < wanted and not self._searched:
             self._look_at = 0.0
-            self._measure()
             self._search()
             found += self._take_slack(wanted - found)
         return found
@@ -422,12 +423,13 @@ class Books:
         unused = (member for member in self._reports.unused() if member in self.accounts)
         self._slack.update(member for member in unused if not self.accounts[member].frozen)
 
-    def _measure(self) -> None:
+    def _measure(self, now: float) -> None:
+        """Again and again while there is a shortage: it may have begun before any member had measured an open."""
         self.cost = min(DEAREST, max(CHEAPEST, self._reports.least_cost()))
+        self._measure_at = now + TURN * self.cost
 
     def _look(self, now: float) -> None:
         """See who has idle connections. If there are none, members are told to ring when there is one."""
-        self._measure()
         self._idle = sorted(self._reports.idle())
         self._look_at = now + max(LEAST_LOOK, self.cost)
         self.telling = all(

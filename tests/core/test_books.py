@@ -15,7 +15,7 @@ from hypothesis.stateful import (
 )
 
 from mppool.core.accounts import Account
-from mppool.core.books import ASKERS, DEAF, LAST, LEAST_LOOK, RICH, TURN, Books, Plan
+from mppool.core.books import ASKERS, CHEAPEST, DEAF, LAST, LEAST_LOOK, RICH, TURN, Books, Plan
 
 
 class Process:
@@ -417,6 +417,7 @@ class Facts:
 
     def __init__(self) -> None:
         self.facts: dict[int, dict[str, float]] = {}
+        self.measured = [C]
 
     def read(self, member: int, account: Account) -> None:
         for fact, value in self.facts.get(member, {}).items():
@@ -429,7 +430,7 @@ class Facts:
         return list(self.facts)
 
     def least_cost(self) -> float:
-        return C
+        return min(self.measured, default=0.0)
 
 
 class Sheet(Books):
@@ -672,6 +673,21 @@ def test_moves_cost_no_more_than_a_share_of_the_processors() -> None:
                 books.report(number, now, held=1, in_use=1, waiting=1)
         now += C / 10
     assert 5 < moves <= 10.0 / (TURN * C) + 1
+
+
+def test_a_shortage_that_begins_before_anybody_has_measured_learns_what_a_reconnect_costs() -> None:
+    """Nobody ever has an idle connection, so nobody looks for one; moves would be bounded by a cost of next to nothing
+    for as long as the shortage lasts."""
+    books = Sheet(1)
+    books.written.measured = []
+    books.member(0, waiting=1)
+    books.member(1, waiting=1)
+    books.plan(NOW)
+    assert (books.cost, books.telling) == (CHEAPEST, True)
+    books.written.measured = [C]
+    books.report(0, NOW + C, held=1, in_use=1, waiting=0)
+    books.plan(NOW + C)
+    assert books.cost == C
 
 
 def test_moves_for_members_that_have_a_connection_are_fewer() -> None:

@@ -426,8 +426,8 @@ def test_a_declaration_is_in_the_ledger_before_what_it_frees_is_granted(budget: 
 
 def test_who_declares_less_frees_the_rest(budget: Budget) -> None:
     absent = budget.worker(3)
-    treasury = successor(budget, absent)
     budget.ledger.cells[budget.ledger.row(absent) + L.TOKEN] = 77
+    treasury = successor(budget, absent)
     assert treasury.attach(os.getpid(), 1, 0, 0.0, 77) == absent
     treasury.declare(absent, 1, 0.0)
     assert (budget.credit(absent), treasury.books.accounts.free, treasury.undeclared) == (1, 3, set())
