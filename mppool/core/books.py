@@ -1,79 +1,59 @@
-"""The manager's books: who has how much of the budget, and who should.
+"""The manager's books: who has how much of the budget, who should, and what to do about it.
 
-Every permit is on exactly one account or free: ``sum of credits + free == max_size``, always, because what is
-free is derived and never stored. Members report facts; `Books.plan` answers with what to do about them. Facts may
-be stale by the time they are read: a plan built on them may move a permit late or in vain, never make one.
+The policy. C is what a reconnect costs: the least time of an open that any member measured lately.
 
-Sharing is max-min fair: whoever has least is served first, and a permit in use is only called back if that
-makes the least better off. Moving a permit costs its taker a new connection, so an idle connection is asked for
-softly (its member lets it go once it has lain idle for as long as a reconnect takes: ski rental), it is asked for
-only when somebody has waited for some such times or has none that could come back (the same on the taker's side), a
-member's last one later still, and members with nothing at all take turns. Connections that are idle for moments only
-are never let go so; who has waited long for one gets its share of them as if they were in use.
+    free    A free permit goes to the member with the fewest, the longest wait first; an unused one is taken back.
+    ask     A member asks for others' connections once its callers have waited for C in sum: a sum that falls at a tenth
+            of the speed while nobody waits, and starts again when a permit comes. A member with none asks at once.
+    give    The connection that has been idle longest goes first, once idle for C; a member's last one once idle for
+            8 C, or for C if the taker has none.
+    fair    The rest comes from those in use, max-min fair: from the member with most, while it has two more than the
+            taker. Among more members than permits, each keeps its only one for 8 C.
+    bounded A move costs the taker a reconnect. All moves together may cost half of the processors, and those for
+            members that have a connection already a quarter of one processor.
+
+Facts may be stale by the time they are read: a plan built on them may move a permit late or in vain, never make one.
+What a plan costs depends on what has changed and on what it orders, and not on the number of members: a member is read
+when it rings, when it is under orders, and when its turn comes; all are looked at only when somebody asks and it is not
+known who could give.
 """
 
 from __future__ import annotations
 
+import math
 from heapq import heapify, heappop, heappush, heapreplace
 
-TURN = 8  # times the cost of a reconnect that a member may keep its only permit while another has none
-RIPE = 4  # times the cost of a reconnect that a caller waits for a connection of its own process, if that has any
+from mppool.core.accounts import Account, Accounts
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Protocol
+
+    class Reports(Protocol):
+        """What members published of themselves."""
+
+        def read(self, member: int, account: Account) -> None:
+            """Bring the second group of the account's fields up to date."""
+
+        def idle(self) -> list[tuple[float, int]]:
+            """(since when its oldest idle connection has been so, member), of all that have one."""
+
+        def unused(self) -> list[int]:
+            """Members that have fewer connections than permits, those that they close not counted."""
+
+        def costs(self) -> list[float]:
+            """What an open costs by the members' measurements, of those that have any."""
+
+
+LAST = 8  # times C that a member's last connection must be idle before it goes to a member that has one
+TURN = 8  # times C that a member keeps its only permit while another has none
 LEAST_TURN = 0.002  # seconds; and where a reconnect costs next to nothing, or has never been measured
-
-
-class Account:
-    """A member's page. ``credit`` is the manager's own; the rest is what the member last reported.
-
-    Attributes:
-        credit: permits assigned, used or not.
-        target: permits the member should come down to by closing idle connections.
-        limit: permits the member must come down to at the next give-back, idle or not.
-        held: permits the member has taken from its semaphore.
-        in_use: borrowed connections.
-        moving: connections being opened, closed or looked after.
-        closing: those of them being closed.
-        waiting: callers in line.
-        since: when the oldest of them came.
-        warm: connections the member would like to hold even if nobody waits.
-        cost: seconds that opening a connection takes there.
-        turn: when it was last granted a permit.
-        frozen: nobody speaks for it just now: all it has counts as used, and nothing is asked of it or given to it.
-    """
-
-    __slots__ = (
-        "closing",
-        "cost",
-        "credit",
-        "frozen",
-        "held",
-        "in_use",
-        "limit",
-        "moving",
-        "since",
-        "target",
-        "turn",
-        "waiting",
-        "warm",
-    )
-
-    def __init__(self, now: float) -> None:
-        self.credit = self.target = self.limit = 0
-        self.held = self.in_use = self.moving = self.closing = self.waiting = self.warm = 0
-        self.since = self.cost = 0.0
-        self.turn = now
-        self.frozen = False
-
-    @property
-    def unused(self) -> int:
-        return max(0, self.credit - self.held)
-
-    @property
-    def idle(self) -> int:
-        return max(0, self.held - self.in_use - self.moving)
-
-    @property
-    def turn_ends(self) -> float:
-        return self.turn + max(LEAST_TURN, TURN * self.cost)
+CHEAPEST, DEAREST = 0.0002, 0.1  # seconds: C as far as the policy goes by it
+LEAST_LOOK = 0.001  # seconds between looks at everybody's idle connections
+DEAF = 4  # looks that an order to close idle connections is counted on; a stopped process does not follow it
+ASKERS = 8  # members with a connection that may ask for more at a time; they take turns if there are others
+RICH = 0.25  # processors that may be spent on moves for members that have a connection already
 
 
 class Plan:
@@ -82,227 +62,456 @@ class Plan:
     Attributes:
         grants: (member, permits) to put on a semaphore.
         recalls: (member, permits) to take off a semaphore, as far as they are there; tell `Books.recalled`.
-        shortage: permits that members want and nobody can give at once.
         again_at: when to plan again although nothing happened; None: never.
     """
 
-    __slots__ = ("again_at", "grants", "recalls", "shortage")
+    __slots__ = ("again_at", "grants", "recalls")
 
     def __init__(self) -> None:
         self.grants: list[tuple[int, int]] = []
         self.recalls: list[tuple[int, int]] = []
-        self.shortage = 0
         self.again_at: float | None = None
+
+    def due(self, now: float, at: float) -> bool:
+        """Whether the time has come; if not, the plan is made again then."""
+        if now < at and (self.again_at is None or at < self.again_at):
+            self.again_at = at
+        return now >= at
+
+
+class Tokens:
+    """Moves that may be made: so many at once, and then as many a second as their costs allow."""
+
+    def __init__(self, processors: float, most: int) -> None:
+        self._processors, self._most = processors, float(most)
+        self._left, self._at = self._most, 0.0
+
+    def left(self, now: float, cost: float) -> int:
+        self._left = min(self._most, self._left + max(0.0, now - self._at) * self._processors / cost)
+        self._at = now
+        return max(0, int(self._left))
+
+    def next_at(self, now: float, cost: float) -> float:
+        """When there is one more; ``now``: there are as many as there may be."""
+        if self._left >= self._most:
+            return now
+        return now + (math.floor(self._left) + 1.0 - self._left) * cost / self._processors
+
+    def spend(self, count: int) -> None:
+        self._left = max(self._left - count, -self._most)
 
 
 class Books:
-    """All accounts of one budget."""
+    """All accounts of one budget, and the policy.
+
+    Args:
+        max_size: permits of the budget.
+        reports: where to read what members published.
+        processors: of this machine.
+
+    Attributes:
+        cost: C, in seconds.
+        shortage: permits that members want beyond what they have, as far as it is known.
+        telling: members are to ring when a connection becomes idle, since nobody looks.
+        changed: members whose orders, or what is known of them, may have changed; the caller publishes and clears them.
+    """
 
     STEP = 2  # permits that a giver must have more than the taker: with less, the two would only swap places
 
-    def __init__(self, max_size: int) -> None:
+    def __init__(self, max_size: int, reports: Reports, processors: float = 2.0) -> None:
         self.max_size = max_size
-        self.accounts: dict[int, Account] = {}
+        self.accounts = Accounts(max_size)
+        self.cost = CHEAPEST
+        self.shortage = 0
+        self.telling = False
+        self.changed: set[int] = set()
+        self._reports = reports
+        self._poor: dict[int, int] = {}  # members that want and have nothing: how many; first come, first served
+        self._rich: dict[int, int] = {}  # members that want more than they have: how many
+        self._ripening: list[tuple[float, int]] = []  # a heap of when those may ask; entries may be out of date
+        self._asking: dict[int, float] = {}  # those of them that may, and since when they do; the first came first
+        self._cold: dict[int, None] = {}  # members that would like to keep more connections warm than they have permits
+        self._slack: set[int] = set()  # members that have permits which nobody needs there
+        self._ordered: set[int] = set()  # members that are to close connections
+        self._searched = False  # whether it is known who has unused permits
+        self._idle: list[tuple[float, int]] = []  # who has idle connections, as of the last look
+        self._look_at = 0.0
+        self._moves = Tokens(max(0.5, processors / 2), max(4, max_size // 2))
+        self._rich_moves = Tokens(RICH, max(4, max_size // 4))
 
-    @property
-    def free(self) -> int:
-        """Permits on no account. Below zero only when members came over from another manager with more than there
-        are: it takes a folder that was deleted under a running budget."""
-        return self.max_size - sum(account.credit for account in self.accounts.values())
+    # -- members come, report and go -------------------------------------------------------------------------
 
     def attach(self, member: int, now: float) -> Account:
-        account = self.accounts[member] = Account(now)
+        account = self.accounts.open(member, now)
+        self.hear(member)
         return account
+
+    def inherit(self, member: int, credit: int, now: float) -> None:
+        """A predecessor's member: until it has declared what it holds, all that it ever had counts as used."""
+        self.accounts.open(member, now, min(max(0, credit), self.max_size), frozen=True)
+
+    def freeze(self, member: int) -> None:
+        """Nobody speaks for this member for a while."""
+        self._forget(member)
+        self.accounts.freeze(member)
+
+    def declare(self, member: int, held: int, now: float) -> None:
+        """A frozen member speaks for itself again: so much it holds, and nothing is unused."""
+        self.accounts.change(member, held - self.accounts[member].credit, now)
+        self.accounts.thaw(member)
+        self.hear(member)
+
+    def bury(self, member: int, connections: int, now: float) -> int:
+        """A member has ended, and its server has so many of its connections at most: all else is free. The rest, which
+        is returned, stays on the account until it has `ended`."""
+        self.freeze(member)
+        account = self.accounts[member]
+        self.accounts.change(member, min(0, connections - account.credit), now)
+        return account.credit
+
+    def ended(self, member: int, now: float) -> int:
+        """The server has ended one connection of a buried member; how many are left."""
+        self.accounts.change(member, -1, now)
+        return self.accounts[member].credit
 
     def leave(self, member: int) -> None:
         """Forget a member that closed everything, or died: its whole credit is free."""
-        del self.accounts[member]
+        self._forget(member)
+        self.accounts.close(member)
 
-    def recalled(self, member: int, permits: int) -> None:
-        """So many permits really were on the member's semaphore and have been taken off it."""
-        self.accounts[member].credit -= permits
+    def _forget(self, member: int) -> None:
+        self.shortage -= self._poor.pop(member, 0) + self._rich.pop(member, 0)
+        self._cold.pop(member, None)
+        self._asking.pop(member, None)
+        for group in (self._slack, self._ordered, self.changed):
+            group.discard(member)
 
     def extra(self, account: Account) -> int:
         """Permits an account lacks to serve everybody who borrows or waits there."""
         if account.frozen:
             return 0
-        return max(0, min(account.in_use + account.waiting, self.max_size) - account.credit)
+        return max(0, min(account.demand, self.max_size) - account.credit)
+
+    def hear(self, member: int) -> None:
+        """Read what a member published."""
+        account = self.accounts[member]
+        if account.frozen:
+            return
+        self._reports.read(member, account)
+        self.changed.add(member)
+        self._sort_in(member, account)
+        if account.unneeded:
+            self._slack.add(member)
+
+    def rang(self, member: int, now: float) -> None:
+        """A member has something to say: read it."""
+        self.hear(member)
+        account = self.accounts[member]
+        if self.telling and account.idle_since and not self._is_deaf(account, now):
+            self.telling, self._look_at = False, 0.0
+
+    def _sort_in(self, member: int, account: Account) -> None:
+        """Keep in mind what the member wants."""
+        extra = self.extra(account)
+        self.shortage += extra - (self._poor.get(member, 0) or self._rich.get(member, 0))
+        if extra and not account.credit:
+            self._poor[member] = extra
+        else:
+            self._poor.pop(member, None)
+        if extra and account.credit:
+            self._rich[member] = extra
+            if member not in self._asking:
+                self._ripen(member, account)
+        else:
+            self._rich.pop(member, None)
+            self._asking.pop(member, None)
+        if account.warm > account.credit and not extra:
+            self._cold[member] = None
+        else:
+            self._cold.pop(member, None)
+
+    def _ripen(self, member: int, account: Account) -> None:
+        heappush(self._ripening, (self._ripe_at(account), member))
+        if len(self._ripening) > 64 + 4 * len(self._rich):  # mostly entries that are out of date
+            self._ripening = [(self._ripe_at(self.accounts[each]), each) for each in self._rich]
+            heapify(self._ripening)
+
+    def _ripe_at(self, account: Account) -> float:
+        """When a member may ask for others' connections: not in the same breath with a permit that it has just got."""
+        return max(account.ripe_at, account.changed_at + self.cost)
+
+    # -- planning --------------------------------------------------------------------------------------------
 
     def plan(self, now: float) -> Plan:
         """Reconcile what members have with what they want."""
         plan = Plan()
-        hungry = {member: extra for member, account in self.accounts.items() if (extra := self.extra(account))}
-        self._grant(plan, hungry, now)
-        for account in self.accounts.values():
+        before, self._ordered = self._ordered, set()
+        for member in before:
+            self.hear(member)
+            account = self.accounts[member]
             account.target = account.limit = account.credit
-        plan.shortage = sum(hungry.values()) + max(0, -self.free)
-        if plan.shortage:
-            self._call_back(plan, hungry, now)
+        self._grant(plan, now)
+        if self.shortage or self.accounts.free < 0:
+            self._call_back(plan, now)
         else:
             self._warm(plan, now)
+            self._searched = self.telling = False
+            self._ripening.clear()
+        for member in before - self._ordered:
+            self.accounts[member].asked_at = 0.0
         return plan
 
-    def _grant(self, plan: Plan, hungry: dict[int, int], now: float) -> None:
-        """Deal out what is free, one at a time to whoever has least, the oldest wait first among equals."""
-        free = self.free
-        line = [(self.accounts[member].credit, self.accounts[member].since, member) for member in hungry]
-        heapify(line)
+    def recalled(self, member: int, permits: int, now: float) -> None:
+        """So many permits really were on the member's semaphore and have been taken off it."""
+        account = self.accounts[member]
+        target, limit = account.target, account.limit
+        self.accounts.change(member, -permits, now)
+        account.target, account.limit = min(target, account.credit), min(limit, account.credit)
+        self.hear(member)
+
+    def _grant(self, plan: Plan, now: float) -> None:
+        """Deal out what is free, one at a time to the member with the fewest, the longest wait first among equals."""
+        free = self.accounts.free
+        if free <= 0 or not self.shortage:
+            return
+        takers = self._takers(free, list(self._rich) if free > len(self._poor) else ())
+        heapify(takers)
         granted: dict[int, int] = {}
-        while free > 0 and line:
-            credit, since, member = line[0]
+        while free > 0 and takers:
+            has, since, member, extra = takers[0]
             granted[member] = granted.get(member, 0) + 1
             free -= 1
-            hungry[member] -= 1
-            if hungry[member]:
-                heapreplace(line, (credit + 1, since, member))
+            if extra > 1:
+                heapreplace(takers, (has + 1, since, member, extra - 1))
             else:
-                heappop(line)
-                del hungry[member]
+                heappop(takers)
         self._book(plan, granted, now)
 
-    def _warm(self, plan: Plan, now: float) -> None:
-        """Nobody waits: let members keep connections warm, each within its fair share."""
-        free = self.free
-        if free <= 0 or not self.accounts:
-            return
-        share = max(1, self.max_size // len(self.accounts))
-        granted: dict[int, int] = {}
-        for member, account in sorted(self.accounts.items(), key=lambda item: item[1].credit):
-            permits = min(free, min(account.warm, share) - account.credit)
-            if permits > 0 and not account.frozen:
-                granted[member] = permits
-                free -= permits
-        self._book(plan, granted, now)
+    def _takers(self, most: int, rich: Iterable[int]) -> list[tuple[int, float, int, int]]:
+        """(permits it has, place in line, member, permits it lacks) of the first members that have nothing, and of some
+        that have; each is read anew, for its callers may have given up."""
+        for member in [*(member for member, _ in zip(self._poor, range(most), strict=False)), *rich]:
+            self.hear(member)
+        line = [
+            (0, float(place), each[0], each[1]) for each, place in zip(self._poor.items(), range(most), strict=False)
+        ]
+        for member in rich:
+            if member in self._rich:
+                account = self.accounts[member]
+                line.append((account.target, account.since, member, self._rich[member]))
+        return line
 
     def _book(self, plan: Plan, granted: dict[int, int], now: float) -> None:
         for member, permits in granted.items():
-            account = self.accounts[member]
-            account.credit += permits
-            account.target = account.limit = account.credit
-            account.turn = now
+            if self.accounts[member].credit:
+                self._rich_moves.spend(permits)
+            self._moves.spend(permits)
+            self.accounts.change(member, permits, now)
+            self._sort_in(member, self.accounts[member])
+            self.changed.add(member)
             plan.grants.append((member, permits))
 
-    def _call_back(self, plan: Plan, hungry: dict[int, int], now: float) -> None:
+    def _warm(self, plan: Plan, now: float) -> None:
+        """Nobody waits: let members keep connections warm, each within its fair share."""
+        free, granted = self.accounts.free, {}
+        share = max(1, self.max_size // max(1, len(self.accounts)))
+        for member in self._cold if free > 0 else ():
+            account = self.accounts[member]
+            permits = min(free, min(account.warm, share) - account.credit)
+            if permits > 0:
+                granted[member] = permits
+                free -= permits
+            if not free:
+                break
+        self._book(plan, granted, now)
+
+    def _call_back(self, plan: Plan, now: float) -> None:
         """Find a giver for each permit still wanted, the cheapest kind first."""
-        overdrawn = max(0, -self.free)
-        missing = plan.shortage
-        # Permits that nobody uses cost nothing to move, and connections being closed will be such permits soon.
-        for account in self.accounts.values():
-            if account.frozen:
-                continue
-            needed = account.in_use + account.waiting
-            missing -= self._release(
-                account, min(missing, account.credit - max(needed, account.held - account.closing))
-            )
+        overdrawn = max(0, -self.accounts.free)
+        coming = self._take_unneeded(self.shortage + overdrawn)
         # From here on a move costs a connect.
-        hungry = self._ripe(plan, hungry, now)
-        wanted = sum(hungry.values()) + overdrawn
-        missing = max(0, wanted - (plan.shortage - missing))
-        givers = [each for each in self.accounts.values() if each.idle and not each.waiting and not each.frozen]
-        # There may be an idle one whenever one looks, and none that stays idle for as long as a reconnect takes. Idle
-        # ones are asked for all the same: what is in use may be so for long.
-        overdue = {member: extra for member, extra in hungry.items() if givers and self._overdue(plan, member, now)}
-        pressed = self._share(plan, overdue, wanted - missing, now) if missing else 0
-        needy = sum(extra for m, extra in hungry.items() if m in overdue or not self.accounts[m].credit)
-        missing -= max(pressed, self._ask_for_idle(givers, missing, overdrawn + needy))
-        # What is on accounts and should not be there at all.
-        for _ in range(min(missing, -self.free)):
-            most = max(self.accounts.values(), key=lambda each: 0 if each.frozen else each.target)
-            if most.frozen or not most.target:
-                break  # who has more than there is has not come over yet
-            self._press(most)
-            missing -= 1
-        others = {member: extra for member, extra in hungry.items() if member not in overdue}
-        if missing and others:
-            self._share(plan, others, wanted - missing, now)
-        for member, account in self.accounts.items():
-            if account.target < account.credit and account.unused and not account.frozen:
+        asked, tokens = self._ask(plan, now), self._moves.left(now, self.cost)
+        if asked > tokens:
+            plan.due(now, self._moves.next_at(now, self.cost))
+        # What is coming has taken no token yet: it will when it is granted.
+        wanted = min(asked, tokens + coming) + overdrawn
+        missing = max(0, wanted - coming)
+        if missing:
+            missing -= self._take_idle(plan, missing, now)
+        for member in self.accounts.richest() if overdrawn else ():
+            pressed = min(missing, overdrawn, self.accounts[member].target)
+            for _ in range(pressed):
+                self._press(member)
+            missing, overdrawn = missing - pressed, overdrawn - pressed
+        if missing:
+            self._share(plan, wanted - missing, missing, now)
+        for member in self._ordered:
+            account = self.accounts[member]
+            if account.unused and account.target < account.credit:
                 plan.recalls.append((member, min(account.unused, account.credit - account.target)))
 
-    def _ask_for_idle(self, givers: list[Account], missing: int, needy: int) -> int:
-        """Ask whoever has most idle connections, for somebody's last one only so many times; how many were found."""
+    def _take_unneeded(self, wanted: int) -> int:
+        """Permits that nobody uses cost nothing to move, and connections being closed will be such permits soon. How
+        many were found."""
+        if not self._searched:
+            self._look_at = 0.0
+            self._measure()
+            self._search()
         found = 0
-        for account in sorted(givers, key=lambda each: -each.idle):
-            idle = account.idle - (account.credit - account.limit)  # less what it is to close anyhow
-            last = idle == account.target and found >= needy
-            found += self._release(account, min(missing - found, idle - last))
+        for member in list(self._slack):
+            account = self.accounts[member]
+            if found < wanted and account.unneeded:
+                self.hear(member)
+                found += self._release(member, min(wanted - found, account.unneeded))
+            if not account.unneeded:
+                self._slack.discard(member)
         return found
 
-    def _ripe(self, plan: Plan, hungry: dict[int, int], now: float) -> dict[int, int]:
-        """Those who have waited for some time, or for whom no connection of their own can come back: for others one
-        from elsewhere would mostly come too late, and be called back at once."""
-        return {
-            member: extra
-            for member, extra in hungry.items()
-            if not (account := self.accounts[member]).in_use
-            or not account.waiting
-            or self._due(plan, now, account.since + RIPE * account.cost)
-        }
+    def _ask(self, plan: Plan, now: float) -> int:
+        """How many connections of others are asked for: by members that have none, and by those whose callers have
+        waited for long enough, as far as connections may be moved for these."""
+        tokens = self._rich_moves.left(now, self.cost)
+        for member in list(self._asking):
+            self.hear(member)
+        while tokens and self._ripening and plan.due(now, self._ripening[0][0]):
+            if len(self._asking) >= ASKERS and not self._pass_on(now):
+                break
+            _, member = heappop(self._ripening)
+            if member in self._rich and member not in self._asking:
+                self.hear(member)  # its line may have been empty in the meantime: then it is due later, or not at all
+                if member in self._rich and self._ripe_at(self.accounts[member]) <= now:
+                    self._asking[member] = now
+        rich = sum(self._rich[member] for member in self._asking)
+        if rich > tokens or (not tokens and self._ripening):
+            plan.due(
+                now, max(self._rich_moves.next_at(now, self.cost), self._ripening[0][0] if self._ripening else now)
+            )
+        return sum(self._poor.values()) + min(rich, tokens)
 
-    def _overdue(self, plan: Plan, member: int, now: float) -> bool:
-        """Whether a member has waited for longer than any idle connection would have taken to come."""
-        account = self.accounts[member]
-        return self._due(plan, now, account.since + max(LEAST_TURN, TURN * account.cost))
+    def _pass_on(self, now: float) -> bool:
+        """Others want to ask, too: whether a member has asked for long enough, and comes again later."""
+        member = next(iter(self._asking))
+        if now < self._asking[member] + self.cost:
+            return False
+        del self._asking[member]
+        heappush(self._ripening, (now + self.cost, member))
+        return True
 
-    @staticmethod
-    def _due(plan: Plan, now: float, at: float) -> bool:
-        if now < at and (plan.again_at is None or at < plan.again_at):
-            plan.again_at = at
-        return now >= at
+    def search_again(self) -> bool:
+        """Members have just been told that others wait: whether one has put a permit back before it could read that."""
+        before = len(self._slack)
+        self._search()
+        return len(self._slack) > before
 
-    @staticmethod
-    def _release(account: Account, permits: int) -> int:
-        permits = max(0, permits)
-        account.target -= permits
-        return permits
+    def look_again(self, now: float) -> bool:
+        """Members have just been asked to tell of idle connections: whether one has become idle before that."""
+        self._look(now)
+        return not self.telling
 
-    def _share(self, plan: Plan, hungry: dict[int, int], coming: int, now: float) -> int:
-        """Call back permits in use from those who have most, for those who have least, while that is fairer; how many.
+    def _search(self) -> None:
+        """See who has unused permits."""
+        self._searched = True
+        for member in self._reports.unused():
+            if member in self.accounts:
+                self.hear(member)
 
-        ``coming`` permits have been found already; they will go to whoever has least.
+    def _measure(self) -> None:
+        costs = self._reports.costs()
+        self.cost = min(DEAREST, max(CHEAPEST, min(costs))) if costs else CHEAPEST
+
+    def _look(self, now: float) -> None:
+        """See who has idle connections. If there are none, members are told to ring when there is one."""
+        self._measure()
+        self._idle = sorted(each for each in self._reports.idle() if each[1] in self.accounts)
+        self._look_at = now + max(LEAST_LOOK, self.cost)
+        self.telling = all(self._is_deaf(self.accounts[member], now) for _, member in self._idle)
+
+    def _is_deaf(self, account: Account, now: float) -> bool:
+        """Whether a member has been asked for idle connections for so long that nobody should count on it."""
+        return account.frozen or bool(account.asked_at and now > account.asked_at + DEAF * max(LEAST_LOOK, self.cost))
+
+    def _take_idle(self, plan: Plan, missing: int, now: float) -> int:
+        """Ask for the connections that have been idle longest; how many can be counted on."""
+        if not self.telling and now >= self._look_at:
+            self._look(now)
+        found = 0
+        for since, member in self._idle:
+            if found >= missing or not plan.due(now, since + self.cost):
+                break
+            account = self.accounts[member]
+            self.hear(member)
+            if account.waiting or not account.idle_since or not plan.due(now, account.idle_since + self.cost):
+                continue
+            idle = account.idle
+            if idle >= account.target and found >= len(self._poor):
+                idle -= not plan.due(now, account.idle_since + LAST * self.cost)
+            asked = self._release(member, min(missing - found, idle))
+            if asked:
+                account.asked_at = account.asked_at or now
+                found += asked * (not self._is_deaf(account, now))
+        if not self.telling:
+            plan.due(now, self._look_at)
+        return found
+
+    def _share(self, plan: Plan, coming: int, most: int, now: float) -> None:
+        """Call back permits in use from the members with most, for those with fewest, while that is fairer.
+
+        Args:
+            coming: permits that have been found already; they will go to the members with fewest.
+            most: permits that may be called back.
         """
-        pressed = 0
-        takers = [(self.accounts[m].target, self.accounts[m].since, m, extra) for m, extra in hungry.items()]
+        richest = next(self.accounts.richest(), None)
+        if richest is None or self.accounts[richest].credit < self.STEP:
+            self._take_turns(plan, min(most, len(self._poor) - coming), now)
+            return
+        takers = self._takers(coming + most, list(self._asking))
         heapify(takers)
-        givers = [
-            (-account.target, member)
-            for member, account in self.accounts.items()
-            if account.target and not account.frozen
-        ]
+        givers: list[tuple[int, int, int]] = []
+        for place, member in enumerate(self.accounts.richest()):
+            if place > most + len(self._ordered):
+                break
+            givers.append((-self.accounts[member].target, place, member))
         heapify(givers)
-        while takers and givers:
+        while takers and givers and most:
             has, since, taker, extra = heappop(takers)
             if coming:
                 coming -= 1
             else:
-                most, giver = givers[0]
-                if -most < has + self.STEP:
+                negative, place, giver = givers[0]
+                if -negative < has + self.STEP:
                     if has == 0:
-                        empty = [taker, *(each[2] for each in sorted(takers) if each[0] == 0)]
-                        pressed += self._take_turns(empty, plan, now)
-                    break
-                self._press(self.accounts[giver])
-                pressed += 1
-                heapreplace(givers, (most + 1, giver))
+                        self._take_turns(plan, min(most, 1 + sum(each[0] == 0 for each in takers)), now)
+                    return
+                self._press(giver)
+                most -= 1
+                heapreplace(givers, (negative + 1, place, giver))
             if extra > 1:
                 heappush(takers, (has + 1, since, taker, extra - 1))
-        return pressed
 
-    @staticmethod
-    def _press(account: Account) -> None:
+    def _take_turns(self, plan: Plan, most: int, now: float) -> None:
+        """More members than permits: those that have had their only one longest pass it on, up to so many."""
+        for member in self.accounts.with_one():
+            account = self.accounts[member]
+            if most > 0 and account.target:
+                if not plan.due(now, account.changed_at + max(LEAST_TURN, TURN * self.cost)):
+                    return
+                self._press(member)
+                most -= 1
+
+    def _release(self, member: int, permits: int) -> int:
+        """Have a member close so many idle connections, or leave so many permits unused; how many it has."""
+        account = self.accounts[member]
+        permits = max(0, min(permits, account.target))
+        if permits:
+            account.target -= permits
+            self._ordered.add(member)
+            self.changed.add(member)
+        return permits
+
+    def _press(self, member: int) -> None:
+        """Have a member close one connection more, a borrowed one at its return if none is idle."""
+        account = self.accounts[member]
         account.target -= 1
         account.limit = min(account.limit, account.target)
-
-    def _take_turns(self, takers: list[int], plan: Plan, now: float) -> int:
-        """More members than permits: whoever had its turn longest passes its permit on to who waits longest. How many
-        do."""
-        pressed = 0
-        holders = sorted(
-            (account for account in self.accounts.values() if account.target and not account.frozen),
-            key=lambda account: account.turn_ends,
-        )
-        for _, account in zip(takers, holders, strict=False):
-            if self._due(plan, now, account.turn_ends):
-                self._press(account)
-                pressed += 1
-        return pressed
+        self._ordered.add(member)
+        self.changed.add(member)

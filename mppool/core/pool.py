@@ -41,6 +41,44 @@ class Waiter:
         raise NotImplementedError
 
 
+class Shortage:
+    """For how long callers have been waiting of late: a sum that rises while somebody waits, falls at a tenth of the
+    speed while nobody does, and starts again when a permit comes.
+
+    So a line that is empty for a moment is still a shortage, and one that is there for a moment now and then is none.
+
+    Attributes:
+        since: since when somebody has been waiting; 0: nobody is.
+        ripe_at: when the sum will be as long as a reconnect takes, if somebody goes on waiting; 0: nobody waits. From
+            then on a connection of another process is worth a reconnect.
+    """
+
+    __slots__ = ("_at", "_sum", "ripe_at", "since")
+
+    FORGETS = 0.1
+
+    def __init__(self) -> None:
+        self._sum = self._at = self.since = self.ripe_at = 0.0
+
+    def begins(self, now: float, cost: float) -> None:
+        """Somebody waits, and nobody did. ``cost``: seconds that a reconnect takes."""
+        self._sum = max(0.0, min(self._sum, cost) - self.FORGETS * (now - self._at))
+        self._at = self.since = now
+        self.ripe_at = now + cost - self._sum
+
+    def ends(self, now: float) -> None:
+        """Nobody waits any more."""
+        self._sum += now - self._at
+        self._at = now
+        self.since = self.ripe_at = 0.0
+
+    def is_relieved(self, now: float, cost: float) -> None:
+        """A permit has come."""
+        self._sum, self._at = 0.0, now
+        if self.since:
+            self.ripe_at = now + cost
+
+
 class Serve(NamedTuple):
     """Wake this waiter; its slot is set."""
 
@@ -77,6 +115,7 @@ class PoolMachine:
         self.tending: set[Slot] = set()
         self.closing: set[Slot] = set()
         self.waiters: OrderedDict[Waiter, None] = OrderedDict()
+        self.shortage = Shortage()
         self.stopped = False
 
     # -- callers ---------------------------------------------------------------------------------------------
@@ -89,12 +128,20 @@ class PoolMachine:
         self.borrowed.add(slot)
         return slot
 
-    def line_up(self, waiter: Waiter) -> None:
+    def line_up(self, waiter: Waiter, cost: float) -> None:
+        """``cost``: seconds that a reconnect takes."""
+        if not self.waiters:
+            self.shortage.begins(waiter.since, cost)
         self.waiters[waiter] = None
 
-    def step_out(self, waiter: Waiter) -> bool:
+    def step_out(self, waiter: Waiter, now: float) -> bool:
         """A waiter gives up. False: it has been served or failed in the meantime."""
-        return self.waiters.pop(waiter, self) is None
+        if waiter not in self.waiters:
+            return False
+        del self.waiters[waiter]
+        if not self.waiters:
+            self.shortage.ends(now)
+        return True
 
     def give_back(self, slot: Slot, now: float, limit: int, *, fit: bool, tend: bool) -> Serve | Close | Tend | None:
         """A borrower is done. None: the connection lies idle.
@@ -116,6 +163,8 @@ class PoolMachine:
     def _offer(self, slot: Slot, now: float) -> Serve | None:
         if self.waiters:
             waiter, _ = self.waiters.popitem(last=False)
+            if not self.waiters:
+                self.shortage.ends(now)
             waiter.slot = slot
             self.borrowed.add(slot)
             return Serve(waiter)
@@ -133,8 +182,9 @@ class PoolMachine:
 
     # -- connections -----------------------------------------------------------------------------------------
 
-    def take(self) -> Slot:
-        """A permit was taken off the semaphore, to open a connection with."""
+    def take(self, now: float, cost: float) -> Slot:
+        """A permit was taken off the semaphore, to open a connection with. ``cost``: seconds that a reconnect takes."""
+        self.shortage.is_relieved(now, cost)
         slot = Slot()
         self.slots.add(slot)
         self.opening.add(slot)
@@ -224,9 +274,11 @@ class PoolMachine:
             times.append((self.idle[0].idle_since if self.idle else now) + self.max_idle)
         return min(times, default=None)
 
-    def fail_all(self, error: BaseException) -> list[Waiter]:
+    def fail_all(self, error: BaseException, now: float) -> list[Waiter]:
         """Everyone in line gets this error; wake them."""
         failed = list(self.waiters)
+        if failed:
+            self.shortage.ends(now)
         self.waiters.clear()
         for waiter in failed:
             waiter.error = error

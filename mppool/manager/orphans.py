@@ -122,7 +122,7 @@ class Orphans:
         if not orphans and not unseen:
             self._treasury.leave(member)
             return
-        self._treasury.bury(member, len(orphans) + unseen, len(orphans))
+        self._treasury.bury(member, len(orphans) + unseen, time.monotonic(), len(orphans))
         self._mourn(member, unseen, 0)
         for orphan in orphans:
             self._orphans.add(orphan)
@@ -131,7 +131,8 @@ class Orphans:
     def mourn(self, row: int) -> None:
         """A member of the predecessor's has ended, and nobody has its connections any more to hear of their end."""
         cells, at = self._treasury.ledger.cells, self._treasury.ledger.row(row)
-        self._treasury.bury(row, self._held(row), max(0, cells[at + L.IN_USE] + cells[at + L.MOVING]))
+        busy = max(0, cells[at + L.IN_USE] + cells[at + L.MOVING])
+        self._treasury.bury(row, self._held(row), time.monotonic(), busy)
         left = self._treasury.books.accounts[row].credit
         if left:
             self._mourn(row, left, cells[at + L.IN_USE])
@@ -162,7 +163,7 @@ class Orphans:
         self._orphans.remove(orphan)
         self._selector.unregister(orphan)
         orphan.close()
-        self._treasury.buried(orphan.member)
+        self._treasury.buried(orphan.member, time.monotonic())
         if not self._orphans:
             self._ending.succeeded()
         self._freed()
@@ -218,7 +219,7 @@ class Orphans:
         if not mourned.left:
             self._mourned.remove(mourned)
         for _ in range(count):
-            self._treasury.buried(mourned.member)
+            self._treasury.buried(mourned.member, time.monotonic())
         self._freed()  # the last: whether the manager may leave depends on what there is
 
     def next_at(self) -> float | None:
@@ -235,10 +236,10 @@ class Orphans:
 
     def _end_at(self) -> float | None:
         """When to send a helper; None: there is nothing for it to do, or no permit that it could get."""
-        if not self._ends or self._ending.useless or self._ending.pid or not self._treasury.spare:
-            return None
         times = [orphan.since + ENDING for orphan in self._orphans if orphan.place is not None]
-        return max(min(times), self._ending.again_at) if times else None
+        if not times or not self._ends or self._ending.useless or self._ending.pid or not self._treasury.spare:
+            return None
+        return max(min(times), self._ending.again_at)
 
 
 def _say_so() -> None:

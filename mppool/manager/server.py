@@ -53,6 +53,23 @@ class Guest:
         self.connections = Shared(KEPT)  # to the database; none to SQLite
 
 
+class Pace:
+    """Keeps the manager from settling more often than it helps: a few times in a row, then once a millisecond, for all
+    that came together."""
+
+    REST, IN_A_ROW = 0.001, 8
+
+    def __init__(self) -> None:
+        self._until = 0.0  # when all would be forgotten
+
+    def settles(self, now: float) -> None:
+        self._until = max(now, self._until) + self.REST
+
+    def rest(self, now: float) -> float:
+        """Seconds to rest; 0: none."""
+        return max(0.0, self._until - now - self.IN_A_ROW * self.REST)
+
+
 class Manager:
     """Serves one budget until nobody needs it.
 
@@ -70,8 +87,9 @@ class Manager:
         living = ledger.living()
         dead = [row for row in range(L.ROWS) if ledger.cells[ledger.row(row) + L.PID] and row not in living]
         self._ledger = ledger
-        self._treasury = Treasury(ledger, config["max_size"], self._ring)
+        self._treasury = Treasury(ledger, config["max_size"], self._ring, os.cpu_count() or 1)
         self._guests: set[Guest] = set()
+        self._unwatched: set[Guest] = set()  # those of whose end the kernel or their channel cannot tell
         self._members: dict[int, Guest] = {}
         self._selector = selectors.DefaultSelector()
         self._orphans = Orphans(config, self._treasury, self._selector, self._freed)
@@ -80,6 +98,8 @@ class Manager:
         ledger.cells[L.H_DATABASE] = L.database_key(config["database"])
         self._full = False  # no descriptors left for another guest
         self._dirty = False  # something happened that the treasury should see
+        self._rang: set[int] = set()  # members that have something new in their rows
+        self._pace = Pace()
         self._again_at: float | None = None
         self._leave_at: float | None = time.monotonic() + FIRST_MEMBER
         for row in living:
@@ -103,6 +123,8 @@ class Manager:
         self._selector.register(self._listener, selectors.EVENT_READ, None)
         self._home = os.stat(os.path.join(self._folder, paths.SOCKET)).st_ino
         while True:
+            if rest := self._pace.rest(time.monotonic()):
+                time.sleep(rest)
             events = self._selector.select(self._pause())
             if not self._at_home():
                 return
@@ -124,14 +146,18 @@ class Manager:
             now = time.monotonic()
             self._orphans.upkeep(now)
             if self._dirty or (self._again_at is not None and now >= self._again_at):
-                self._dirty = False
-                self._again_at = self._treasury.settle(now)
+                self._settle(now)
             if self._leave_at is not None and now >= self._leave_at and self._leave():
                 return
 
+    def _settle(self, now: float) -> None:
+        self._pace.settles(now)
+        rang, self._rang, self._dirty = self._rang, set(), False
+        self._again_at = self._treasury.settle(now, rang)
+
     def _pause(self) -> float | None:
         times = [at for at in (self._again_at, self._leave_at, self._orphans.next_at()) if at is not None]
-        if any(guest.notice is None for guest in self._guests):
+        if self._unwatched:
             times.append(time.monotonic() + LOOK)
         return min(max(0.0, min(times) - time.monotonic()), LONGEST_SLEEP) if times else None
 
@@ -151,6 +177,8 @@ class Manager:
 
     def _welcome(self, guest: Guest) -> None:
         self._guests.add(guest)
+        if guest.channel is None or guest.notice is None:
+            self._unwatched.add(guest)
         if guest.channel is not None:
             self._selector.register(guest.channel, selectors.EVENT_READ, guest)
         if guest.notice is not None:
@@ -178,7 +206,7 @@ class Manager:
         self._welcome(guest)
 
     def _look(self) -> None:
-        for guest in [guest for guest in self._guests if guest.notice is None or guest.channel is None]:
+        for guest in list(self._unwatched):
             left = guest.channel is None and self._ledger.cells[self._ledger.row(guest.member or 0) + L.LEFT]
             if left or not identity.alive(guest.pid, guest.started):
                 self._gone(guest)
@@ -199,6 +227,8 @@ class Manager:
             return
         if heard[1]:
             self._dirty = True
+            if guest.member is not None:
+                self._rang.add(guest.member)
 
     def _gone(self, guest: Guest) -> None:
         """A guest ended, left or was cut off: with it goes its account."""
@@ -224,6 +254,7 @@ class Manager:
 
     def _see_off(self, guest: Guest) -> None:
         self._guests.remove(guest)
+        self._unwatched.discard(guest)
         if guest.channel is not None:
             self._selector.unregister(guest.channel)
             guest.channel.close()
@@ -314,7 +345,7 @@ class Manager:
         self._leave_at = None
         if returning:
             self._treasury.awaits(row)
-        self._again_at = self._treasury.settle(now)  # so that it finds permits when it comes in
+        self._settle(now)  # so that it finds permits when it comes in
         fds = self._treasury.semaphores[row].fds
         answer = {**self._description(), "row": row, "fds": len(fds), "declare": row in self._treasury.undeclared}
         guest.channel.send(answer, [self._ledger_fd, *fds])
@@ -323,7 +354,7 @@ class Manager:
         held = int(message["held"])
         if guest.member not in self._treasury.undeclared or not 0 <= held <= self._config["max_size"]:
             raise messages.Garbled("a declaration out of place")
-        self._treasury.declare(guest.member, held)
+        self._treasury.declare(guest.member, held, time.monotonic())
         self._dirty = True
 
     def _ring(self, member: int) -> None:

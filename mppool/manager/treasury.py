@@ -1,29 +1,68 @@
 """The treasury: the only place where permits move.
 
-It reads what members report in the ledger, asks the books, and carries out the plan on ledger and semaphores.
+It has the books plan by what members report in the ledger, and carries out the plan on ledger and semaphores.
 Stores are ordered so that a manager killed between two of them leaves a permit unused, never two of one: a grant
 is written to the ledger before the semaphore, a recall is taken off the semaphore before the ledger says so. Its
 successor begins with what the ledger says and corrects it by what the members declare.
+
+Only rows of members that rang, or that the books ask for, are read, and only rows whose orders changed are written.
 """
 
 from __future__ import annotations
 
+from heapq import heappop, heappush
+
+from mppool.core.bells import Orders, must_tell, overlooked
 from mppool.core.books import Books
 from mppool.shared import ledger as L
 from mppool.shared.semaphore import EventSemaphore, make
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
-    from mppool.core.books import Account, Plan
+    from mppool.core.accounts import Account
+    from mppool.core.books import Plan
 
 _NOBODY = -1  # a start that no process has
-
+_NS = 1e9
 
 # What members write of themselves may contradict itself for ever: then others get their turn in between.
 ROUNDS = 20
 SOON = 0.01  # seconds
+
+
+class Reports:
+    """What members published in the ledger.
+
+    Attributes:
+        rows: so many rows, from the first, have been used.
+    """
+
+    def __init__(self, ledger: L.Ledger) -> None:
+        self._ledger = ledger
+        self.rows = 0
+
+    def read(self, member: int, account: Account) -> None:
+        # A row is its member's to write: nonsense there must not keep us busy for ever.
+        facts = [max(0, fact) for fact in self._ledger.facts(member)]
+        account.held, account.in_use, account.moving, account.closing, account.waiting = facts[:5]
+        since, ripe_at, idle_since, account.warm, cost = facts[5:]
+        account.since, account.ripe_at, account.idle_since = since / _NS, ripe_at / _NS, idle_since / _NS
+        account.cost = cost / _NS
+
+    def idle(self) -> list[tuple[float, int]]:
+        return [(since / _NS, row) for row, since in enumerate(self._column(L.IDLE_SINCE)) if since > 0]
+
+    def unused(self) -> list[int]:
+        columns = zip(self._column(L.HELD), self._column(L.CLOSING), self._column(L.CREDIT), strict=True)
+        return [row for row, (held, closing, credit) in enumerate(columns) if held - closing < credit]
+
+    def costs(self) -> list[float]:
+        return [cost / _NS for cost in self._column(L.COST) if cost > 0]
+
+    def _column(self, cell: int) -> list[int]:
+        return self._ledger.column(cell, self.rows)
 
 
 class Treasury:
@@ -33,25 +72,31 @@ class Treasury:
         ledger: freshly made, or the predecessor's.
         max_size: permits of the budget.
         bell: called with a member that must look at its row.
+        processors: of this machine.
     """
 
-    def __init__(self, ledger: L.Ledger, max_size: int, bell: Callable[[int], None]) -> None:
+    def __init__(self, ledger: L.Ledger, max_size: int, bell: Callable[[int], None], processors: float = 2.0) -> None:
         self.ledger = ledger
-        self.books = Books(max_size)
+        self._reports = Reports(ledger)
+        self.books = Books(max_size, self._reports, processors)
         self.semaphores: dict[int, EventSemaphore] = {}
-        self.undeclared: set[int] = set()  # accounts of which only the predecessor knew what is held
-        # What a member was told: credit, target, limit, and whether it had to close something for that. None: it may
-        # still go by what the predecessor had written.
-        self._told: dict[int, tuple[int, int, int, bool] | None] = {}
+        self.undeclared: set[int] = set()  # accounts of which only the predecessor knew what was held
+        self._unused_rows: list[int] = []  # a heap of rows that members have left; below those never used
+        self._told: dict[int, Orders | None] = {}  # None: a member may still go by what the predecessor had written
         self._bell = bell
         ledger.cells[L.H_MAX_SIZE] = max_size
+        ledger.cells[L.H_HUNGRY] = ledger.cells[L.H_TELLING] = 0
+
+    # -- members come and go ---------------------------------------------------------------------------------
 
     def inherit(self, row: int, now: float) -> None:
         """Take over a living member's account from the predecessor. Until its member has come and declared what it
         holds, everything that was ever put on the account counts as used: nothing is granted on a guess."""
-        credit = self.ledger.cells[self.ledger.row(row) + L.CREDIT]
-        self.books.attach(row, now).credit = credit
-        self.awaits(row)
+        for skipped in range(self._reports.rows, row):
+            heappush(self._unused_rows, skipped)
+        self._reports.rows = max(self._reports.rows, row + 1)
+        self.books.inherit(row, self.ledger.cells[self.ledger.row(row) + L.CREDIT], now)
+        self.undeclared.add(row)
         self._told[row] = None
 
     def attach(self, pid: int, started: int, warm: int, now: float, token: int = 0) -> int | None:
@@ -63,42 +108,44 @@ class Treasury:
         if row is not None:
             self.semaphores[row] = make()
             return row
-        row = next((index for index in range(L.ROWS) if index not in self.books.accounts), None)
-        if row is None:
+        row = self._unused_rows[0] if self._unused_rows else self._reports.rows
+        if row >= L.ROWS:
             return None
         self.semaphores[row] = make()  # first: it may fail, for want of descriptors
+        if self._unused_rows:
+            heappop(self._unused_rows)
+        self._reports.rows = max(self._reports.rows, row + 1)
         self.ledger.clear(row)
         at, cells = self.ledger.row(row), self.ledger.cells
         cells[at + L.WARM] = warm
         cells[at + L.STARTED] = started
         cells[at + L.TOKEN] = token
         cells[at + L.PID] = pid
-        self._told[row] = (0, 0, 0, False)
+        self._told[row] = Orders(0, 0, 0, False)
         self.books.attach(row, now)
         return row
 
     def _inherited(self, pid: int, started: int, token: int) -> int | None:
         cells = self.ledger.cells
-        for row in self.undeclared - self.semaphores.keys():
+        for row in self.undeclared - self.semaphores.keys() if token else ():
             at = self.ledger.row(row)
-            if token and (pid, started, token) == (cells[at + L.PID], cells[at + L.STARTED], cells[at + L.TOKEN]):
+            if (pid, started, token) == (cells[at + L.PID], cells[at + L.STARTED], cells[at + L.TOKEN]):
                 return row
         return None
 
     def awaits(self, member: int) -> None:
         """This member will declare what it holds."""
         self.undeclared.add(member)
-        self.books.accounts[member].frozen = True
+        self.books.freeze(member)
 
-    def declare(self, member: int, held: int) -> None:
+    def declare(self, member: int, held: int, now: float) -> None:
         """A member that came over from the predecessor holds so many permits, and has none unused."""
         self.undeclared.discard(member)
-        account = self.books.accounts[member]
-        account.credit, account.frozen = held, False
         self.ledger.cells[self.ledger.row(member) + L.CREDIT] = held  # before what it frees is granted to anybody
         self._told[member] = None
+        self.books.declare(member, held, now)
 
-    def bury(self, member: int, connections: int, busy: int | None = None) -> None:
+    def bury(self, member: int, connections: int, now: float, busy: int | None = None) -> None:
         """A member has ended, and its server has not yet ended so many of its connections: all else is free.
 
         Its row stays until they are gone, for a successor of ours who must wait for them, too. It is nobody's: no
@@ -108,83 +155,95 @@ class Treasury:
             connections: that may still count on the server.
             busy: as many of them may be at work; None: all.
         """
-        account = self.books.accounts[member]
-        account.credit, account.frozen = min(account.credit, connections), True
         self.undeclared.discard(member)
         semaphore = self.semaphores.pop(member, None)
         if semaphore is not None:
             semaphore.close()
+        credit = self.books.bury(member, connections, now)
         cells, at = self.ledger.cells, self.ledger.row(member)
         cells[at + L.STARTED] = _NOBODY
         cells[at + L.TOKEN] = 0
-        cells[at + L.IN_USE] = account.credit if busy is None else min(account.credit, busy)
-        for cell in (L.MOVING, L.CLOSING, L.WAITING, L.SINCE, L.WARM, L.COST, L.TARGET, L.LIMIT, L.KNOWN):
-            cells[at + cell] = 0
-        cells[at + L.HELD] = cells[at + L.CREDIT] = account.credit
+        cells[at + L.IN_USE] = credit if busy is None else min(credit, busy)
+        for cell in (*L.FACTS, L.TARGET, L.LIMIT, L.KNOWN):
+            if cell not in (L.HELD, L.IN_USE):
+                cells[at + cell] = 0
+        cells[at + L.HELD] = cells[at + L.CREDIT] = credit
         cells[at + L.LEFT] = 0  # the last: until then its own word that it had nothing open counts
 
-    def buried(self, member: int) -> None:
+    def buried(self, member: int, now: float) -> None:
         """One of them is gone."""
-        account = self.books.accounts[member]
-        account.credit -= 1
-        if account.credit <= 0:
+        left = self.books.ended(member, now)
+        if left <= 0:
             self.leave(member)
             return
         at = self.ledger.row(member)
         for cell in (L.IN_USE, L.HELD, L.CREDIT):
-            self.ledger.cells[at + cell] = min(self.ledger.cells[at + cell], account.credit)
+            self.ledger.cells[at + cell] = min(self.ledger.cells[at + cell], left)
 
     @property
     def spare(self) -> int:
         """Permits that the living have or could have."""
-        frozen = sum(account.credit for account in self.books.accounts.values() if account.frozen)
+        accounts = self.books.accounts
+        frozen = sum(accounts[member].credit for member in accounts if accounts[member].frozen)
         return self.books.max_size - frozen
 
     def leave(self, member: int) -> None:
         """Close an account: everything it had is free."""
         self.books.leave(member)
         self.undeclared.discard(member)
-        self._close(member)
-        del self._told[member]
-
-    def _close(self, member: int) -> None:
         semaphore = self.semaphores.pop(member, None)
         if semaphore is not None:
             semaphore.close()
         self.ledger.clear(member)
+        heappush(self._unused_rows, member)
+        del self._told[member]
 
-    def settle(self, now: float) -> float | None:
-        """Reconcile until nothing more can move. Returns when to do so again; None: when something happens."""
+    # -- permits move ----------------------------------------------------------------------------------------
+
+    def settle(self, now: float, rang: Iterable[int] = ()) -> float | None:
+        """Reconcile until nothing more can move. Returns when to do so again; None: when something happens.
+
+        Args:
+            rang: members that have something new in their rows.
+        """
+        for member in rang:
+            if member in self.books.accounts:
+                self.books.rang(member, now)
         for _ in range(ROUNDS):
-            self._read()
-            plan, unheard = self.books.plan(now), False
+            plan = self.books.plan(now)
+            again = False
             for member, permits in plan.grants:
-                unheard |= self._publish(member)
+                again |= self._publish(member)
                 self.semaphores[member].give(permits)
-            moved, missed = self._recall(plan)
-            if not moved and not self._announce(plan) and not unheard:
-                # Who took one in the instant in which it was to be recalled has no reason to say so when it has.
+            moved, missed = self._recall(plan, now)
+            again |= self._announce(now)
+            if not moved and not again:
+                # A member that took one in the instant in which it was to be recalled need not say so when it has.
                 return min(plan.again_at or now + SOON, now + SOON) if missed else plan.again_at
-        self._announce(plan)
         return now + SOON
 
-    def _announce(self, plan: Plan) -> bool:
+    def _announce(self, now: float) -> bool:
         """Publish the plan. True: somebody may have acted before it could be read, and thought that it need not ring.
 
         A member writes, then looks whether that concerns anybody; so we write, then look what was written meanwhile.
         (The look takes microseconds; so long no processor keeps a store to itself.)
         """
-        was_quiet = not self.ledger.cells[L.H_HUNGRY]
-        self.ledger.cells[L.H_HUNGRY] = plan.shortage
-        if was_quiet and plan.shortage:
-            return True  # what came free a moment ago was of no interest to anybody
-        unheard = False
-        for member, account in self.books.accounts.items():
-            if not account.frozen:
-                unheard |= self._publish(member)
-        return unheard
+        books, cells = self.books, self.ledger.cells
+        again = False
+        hungry = books.shortage + max(0, -books.accounts.free)
+        was_hungry, was_telling = cells[L.H_HUNGRY], cells[L.H_TELLING]
+        cells[L.H_HUNGRY], cells[L.H_TELLING] = hungry, books.telling
+        cells[L.H_COST] = int(books.cost * _NS)
+        if hungry and not was_hungry:
+            again = books.search_again()  # what came free a moment ago was of no interest to anybody
+        if books.telling and not was_telling:
+            again |= books.look_again(now)
+        changed, books.changed = books.changed, set()
+        for member in changed:
+            again |= self._publish(member)
+        return again
 
-    def _recall(self, plan: Plan) -> tuple[int, int]:
+    def _recall(self, plan: Plan, now: float) -> tuple[int, int]:
         """Take permits off semaphores: how many there were, and how many there were not."""
         moved = missed = 0
         for member, permits in plan.recalls:
@@ -192,40 +251,33 @@ class Treasury:
             while got < permits and semaphore.take():
                 got += 1
             if got:
-                self.books.recalled(member, got)
-                self.ledger.cells[self.ledger.row(member) + L.CREDIT] = self.books.accounts[member].credit
+                credit = self.books.accounts[member].credit - got
+                self.ledger.cells[self.ledger.row(member) + L.CREDIT] = credit
+                self.books.recalled(member, got, now)
                 moved += got
             missed += permits - got
         return moved, missed
-
-    def _read(self) -> None:
-        for member, account in self.books.accounts.items():
-            # A row is its member's to write: nonsense there must not keep us busy for ever.
-            held, in_use, moving, closing, waiting, since, warm, cost = [max(0, n) for n in self.ledger.facts(member)]
-            account.held, account.in_use, account.moving, account.closing = held, in_use, moving, closing
-            account.waiting, account.warm = waiting, warm
-            account.since, account.cost = since / 1e9, cost / 1e9
 
     def _publish(self, member: int) -> bool:
         """Write the manager's cells of a row, and ring its member if that asks something of it. True: somebody there
         lined up a moment ago, and took it that the manager knew already."""
         account = self.books.accounts[member]
+        if account.frozen:
+            return False
         cells, at = self.ledger.cells, self.ledger.row(member)
         must_close = account.held - account.closing > account.target
-        said, say = self._told[member], (account.credit, account.target, account.limit, must_close)
+        said, say = self._told[member], Orders(account.credit, account.target, account.limit, must_close)
         self._told[member] = say
+        known = min(account.demand, L.NEVER)
+        before = max(cells[at + L.KNOWN], cells[at + L.CREDIT])
         # The credit last: who sees it raised must not see the old target beside it, take that for an order to come
         # down, and turn away from the semaphore.
         cells[at + L.LIMIT], cells[at + L.TARGET], cells[at + L.CREDIT] = account.limit, account.target, account.credit
-        hungry, knew = self.books.extra(account) > 0, cells[at + L.KNOWN]
-        known = cells[at + L.KNOWN] = min(account.in_use + account.waiting, L.NEVER) if hungry else 0
-        # Who lines up reads its orders after it has written so; we look whether somebody has after we wrote them.
-        waiting = cells[at + L.WAITING] > 0
-        if said is None or (said != say and (must_close or (waiting and _lifted(said, account)))):
+        cells[at + L.KNOWN] = known
+        waiting, in_use = max(0, cells[at + L.WAITING]), max(0, cells[at + L.IN_USE])
+        if must_tell(said, say, waiting > 0):
             self._bell(member)
-        return known < knew and cells[at + L.IN_USE] + cells[at + L.WAITING] > max(known, account.credit)
-
-
-def _lifted(said: tuple[int, int, int, bool], account: Account) -> bool:
-    """Whether a member was told to leave permits alone, and may look for them again."""
-    return said[1] < said[0] and account.target == account.credit
+        if not overlooked(in_use + waiting, before, max(known, account.credit)):
+            return False
+        self.books.hear(member)
+        return True

@@ -57,7 +57,6 @@ class Agent:
         self._unshared: list[Link] = []  # connections of which the manager is still to be told
         self._thread = threading.Thread(target=self._run, name=f"{OURS}agent-{pool.name}", daemon=True)
         self._upkeep_at = 0.0
-        self._offered = 0.0  # idle connections from before this time have been offered to those who wait
         self._starting = [starting] if starting is not None else []
         self._ending: list[Waiter] = []
         self.done = False
@@ -139,7 +138,7 @@ class Agent:
         one go with the machine's report: what is held and what lies on the semaphore never change apart."""
         assert self._member is not None
         self._member.semaphore.give()
-        return bool(self._pool.cells[L.H_HUNGRY])
+        return self._pool.row.hungry
 
     def permit_unused(self, wanted: bool, wake: bool) -> None:
         """After `put_back`, without the lock."""
@@ -289,7 +288,7 @@ class Agent:
             ending, self._ending = self._ending, []
             members = [member for member in (self._member, self._succession.close()) if member is not None]
             # Stragglers that publish once more must not write into a row that is no longer ours.
-            self._pool.unseat()
+            self._pool.row.leave()
         self._close()
         for member in members:
             member.leave()
@@ -302,12 +301,12 @@ class Agent:
     def _reconcile(self, now: float) -> float | None:
         """Do all there is to do; the seconds to sleep unless woken, None: for ever."""
         pool = self._pool
-        machine, cells, at = pool.machine, pool.cells, pool.at
+        machine, row = pool.machine, pool.row
         upkeep = now >= self._upkeep_at
         if upkeep:
             self._discard_ended()  # for systems that do not tell
         with pool.lock:
-            leaving = machine.surrender(now, cells[at + L.TARGET], cells[at + L.LIMIT], pool.workshop.cost)
+            leaving = machine.surrender(now, row.target, row.limit, row.cost)
             if upkeep:
                 leaving += machine.expire(now, pool.settings.monitor_batch_size)
                 self._upkeep_at = now + pool.settings.check_interval
@@ -318,18 +317,16 @@ class Agent:
         self._take(now)
         with pool.lock:
             wants = machine.to_open()
-            credit = cells[at + L.CREDIT]  # before the target: see Treasury._publish
-            target = cells[at + L.TARGET]
-            room = len(machine.slots) < target or target >= credit
+            room = row.may_take or len(machine.slots) < row.target
             opens_at = self._gate.opens_at(now)
             may = opens_at == now
             self.listening = listening = wants > 0 and room and may
-            ring = wants > 0 and machine.demand > cells[at + L.KNOWN] and machine.demand > cells[at + L.CREDIT]
-            ring = ring or self._offer(now) or self._cannot(cells[at + L.TARGET], cells[at + L.LIMIT])
+            ring = wants > 0 and row.lacks(machine)
             warm = self._starting if not machine.opening and not (wants and not may) else []
             if warm:
                 self._starting = []
-                machine.min_size = cells[at + L.WARM] = pool.settings.min_size
+                machine.min_size = pool.settings.min_size
+                row.publish_warm(machine.min_size)
             pause = self._sleep(now, opens_at if wants else None)
             unshared, self._unshared = self._unshared, []
             for link in unshared:
@@ -355,39 +352,20 @@ class Agent:
     def _has_room(self) -> bool:
         """Whether a permit would be of use, and may be had."""
         machine = self._pool.machine
-        return machine.to_open() > 0 and len(machine.slots) < int(self._pool.cells[self._pool.at + L.TARGET])
+        return machine.to_open() > 0 and len(machine.slots) < self._pool.row.target
 
     def _take_permit(self) -> Slot | None:
         member = self._member
         assert member is not None
         if not self._has_room() or not member.semaphore.take():
             return None
-        slot = self._pool.machine.take()
+        slot = self._pool.machine.take(monotonic(), self._pool.row.cost)
         self._pool.publish()
         return slot
 
-    def _offer(self, now: float) -> bool:
-        """Whether to tell the manager of connections that have lain idle long enough to be worth moving."""
-        idle = self._pool.machine.idle
-        if not idle or not self._pool.cells[L.H_HUNGRY]:
-            return False
-        ripe = [slot.idle_since for slot in idle if slot.idle_since + self._pool.workshop.cost <= now]
-        if ripe and max(ripe) > self._offered:
-            self._offered = max(ripe)
-            return True
-        return False
-
-    def _cannot(self, target: int, limit: int) -> bool:
-        """Whether the manager waits for idle connections of ours that were borrowed while it asked for them: then it
-        is to look again, and ask others. What is above the limit it knows to be in use."""
-        machine = self._pool.machine
-        return min(len(machine.slots) - len(machine.closing), limit) - target > len(machine.idle)
-
     def _sleep(self, now: float, opens_at: float | None) -> float | None:
-        pool, machine = self._pool, self._pool.machine
-        cells, at = pool.cells, pool.at
         times: list[float] = []
-        expiry = machine.next_expiry(now)
+        expiry = self._pool.machine.next_expiry(now)
         if expiry is not None:
             times.append(max(expiry, self._upkeep_at))
         if opens_at is not None and opens_at > now:
@@ -396,9 +374,6 @@ class Agent:
             times.append(self._succession.next_try)
         if self._unshared:
             times.append(now + SHARE_AGAIN)
-        if machine.idle and (cells[L.H_HUNGRY] or cells[at + L.TARGET] < cells[at + L.CREDIT]):
-            ripening = [slot.idle_since + pool.workshop.cost for slot in machine.idle]
-            times.extend(at for at in ripening if at > now)
         return max(0.0, min(times) - now) if times else None
 
     def _listen(self, listening: bool) -> None:

@@ -19,9 +19,9 @@ from mppool import errors
 from mppool.core.pool import Close, PoolMachine, Serve, Slot, Tend, Waiter
 from mppool.database.parking import park_if_exiting
 from mppool.process.agent import Agent
+from mppool.process.row import Row
 from mppool.process.workshop import Workshop
 from mppool.settings import BudgetSettings, PoolSettings
-from mppool.shared import ledger as L
 from mppool.stats import PoolStats
 
 logger = logging.getLogger("mppool.pool")
@@ -47,8 +47,7 @@ class LocalPool:
         self.lock = threading.Lock()
         warm = settings.min_size if starting is None else max(1, settings.min_size)
         self.machine = PoolMachine(warm, settings.max_idle)
-        self.cells: Any
-        self.unseat()
+        self.row = Row()
         self.failure: BaseException | None = None  # why the whole pool is of no use
         self.borrows = self.timeouts = self.rollbacks = 0
         self.vetting = settings.check is not None
@@ -57,53 +56,21 @@ class LocalPool:
         self.agent = Agent(self, starting)
         self.agent.start()
 
-    def _place(self, at: int) -> None:
-        self.at = at
-        self._in_use = at + L.IN_USE
-        self._limit = at + L.LIMIT
-        self._known = at + L.KNOWN
-        self._credit = at + L.CREDIT
-
     def seated(self, cells: Any, at: int) -> None:
         """The agent has taken a seat: from now on others read what we publish. Under the lock."""
-        self.cells = cells
-        self._place(at)
-        cells[at + L.WARM] = self.machine.min_size
+        self.row.sit(cells, at)
+        self.row.publish_warm(self.machine.min_size)
+        self.workshop.publish_cost()
         self.publish()
-
-    def unseat(self) -> None:
-        """Without a seat the cells are our own: no orders, nobody hungry, nobody to tell. Under the lock."""
-        self.cells = [0] * (L.HEADER + L.ROW)
-        self._place(L.HEADER)
-        for cell in (L.CREDIT, L.TARGET, L.LIMIT, L.KNOWN):
-            self.cells[self.at + cell] = L.NEVER
 
     def unseated(self) -> None:
         """The manager is gone, and what it last ordered is void."""
         with self.lock:
-            self.unseat()
-            self.publish()
+            self.row.leave()
 
-    @property
-    def limit(self) -> int:
-        """Slots this process may keep."""
-        limit: int = self.cells[self._limit]
-        return limit
-
-    def publish(self) -> None:
-        """Write our row. Under the lock."""
-        machine, cells, at = self.machine, self.cells, self.at
-        held, borrowed = len(machine.slots), len(machine.borrowed)
-        cells[at + L.HELD] = held
-        cells[at + L.IN_USE] = borrowed
-        cells[at + L.MOVING] = held - borrowed - len(machine.idle)
-        cells[at + L.CLOSING] = len(machine.closing)
-        self._publish_line()
-
-    def _publish_line(self) -> None:
-        waiters, cells, at = self.machine.waiters, self.cells, self.at
-        cells[at + L.WAITING] = len(waiters)
-        cells[at + L.SINCE] = int(next(iter(waiters)).since * 1e9) if waiters else 0
+    def publish(self) -> bool:
+        """Write our row. Under the lock. True: ring, for a connection is idle now and others wait."""
+        return self.row.publish(self.machine)
 
     def adapt(self, budget: BudgetSettings, settings: PoolSettings) -> None:
         """Another handle of this process comes to use this pool.
@@ -122,7 +89,8 @@ class LocalPool:
         with self.lock:
             self.settings = settings
             self.machine.max_idle = settings.max_idle
-            self.machine.min_size = self.cells[self.at + L.WARM] = settings.min_size
+            self.machine.min_size = settings.min_size
+            self.row.publish_warm(settings.min_size)
         self.agent.wake()
 
     # -- callers ---------------------------------------------------------------------------------------------
@@ -135,7 +103,7 @@ class LocalPool:
                 return None
             slot = machine.borrow()
             self.borrows += 1
-            self.cells[self._in_use] = len(machine.borrowed)
+            self.row.publish_lent(machine)
         return slot
 
     def line_up(self, waiter: Waiter) -> Slot | None:
@@ -152,20 +120,22 @@ class LocalPool:
             self.borrows += 1
             slot = None if self.vetting else machine.borrow()
             if slot is not None:
-                self.cells[self._in_use] = len(machine.borrowed)
+                self.row.publish_lent(machine)
                 return slot
             if most is not None and len(machine.waiters) >= most:
                 raise errors.TooManyWaitingError(
                     f"pool {self.name!r}: {len(machine.waiters)} callers of this process wait already "
                     f"(max_waiting={most}); {self._numbers()}"
                 )
-            machine.line_up(waiter)
+            machine.line_up(waiter, self.row.cost)
             tend = machine.vet() if self.vetting else None
-            self._publish_line()
-            # A listening agent acts by itself when a permit comes; and what the manager knows need not be told.
+            if tend is None:
+                self.row.publish_line(machine)
+            else:
+                self.publish()
             lacking = machine.to_open() > 0
-            unknown = machine.demand > max(self.cells[self._known], self.cells[self._credit])
-            listening = self.agent.listening
+            unknown = self.row.lacks(machine)
+            listening = self.agent.listening  # then it acts by itself when a permit comes
         if tend is not None:
             self.act(tend)
         if lacking and unknown:
@@ -191,9 +161,12 @@ class LocalPool:
     def step_out(self, waiter: Waiter) -> bool:
         """Leave the line. False: something was handed over in the same instant; it is in the waiter."""
         with self.lock:
-            left = self.machine.step_out(waiter)
+            left = self.machine.step_out(waiter, monotonic())
             if left:
-                self._publish_line()
+                self.row.publish_line(self.machine)
+            given_up = left and self.row.given_up(self.machine)
+        if given_up:
+            self.agent.ring()
         return left
 
     def forsake(self, waiter: Waiter) -> None:
@@ -217,19 +190,18 @@ class LocalPool:
             action = machine.give_back(
                 slot,
                 monotonic(),
-                self.cells[self._limit],
+                self.row.limit,
                 fit=not link.doubtful,
                 tend=link.suspect or link.in_transaction or self._tending,
             )
             if action is None:
-                self.cells[self._in_use] = len(machine.borrowed)
+                ring = self.row.publish_idle(machine)
             else:
                 self.publish()
-            hungry = self.cells[L.H_HUNGRY]
         if action is not None:
             self.act(action)
-        elif hungry:
-            self.agent.wake()  # others wait, and here a connection lies idle
+        elif ring:
+            self.agent.ring()  # others wait, and here a connection lies idle
 
     def _left_open(self) -> None:
         """A borrower left a transaction open: name it. The connection is reset before anybody else gets it."""
@@ -262,7 +234,7 @@ class LocalPool:
         with self.lock:
             idle = self.machine.stop()
             told = error or errors.PoolClosedError(f"pool {self.name!r} was stopped while this caller waited")
-            failed = self.machine.fail_all(told)
+            failed = self.machine.fail_all(told, monotonic())
             self.publish()
         for waiter in failed:
             waiter.wake()
@@ -273,8 +245,8 @@ class LocalPool:
     def fail_waiting(self, error: BaseException) -> None:
         """No connection can be had as things are: tell those who wait now."""
         with self.lock:
-            failed = self.machine.fail_all(error)
-            self._publish_line()
+            failed = self.machine.fail_all(error, monotonic())
+            self.row.publish_line(self.machine)
         for waiter in failed:
             waiter.wake()
 
@@ -289,7 +261,7 @@ class LocalPool:
             if slot.link is not None:
                 slot.link.abandon()
         machine.idle.clear()
-        self.unseat()
+        self.row.leave()
         self.give_back = lambda slot: None  # type: ignore[method-assign]
         self.agent.abandon()
 

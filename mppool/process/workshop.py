@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import random
 import time
+from collections import deque
 from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,6 @@ from mppool.database.connection import PySQLXEngineSync
 from mppool.database.opening import open_link
 from mppool.database.verdicts import is_full
 from mppool.process.hands import Hands
-from mppool.shared import ledger as L
 from mppool.shared.turns import Turn
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ CLOSE_PATIENCE = 5.0  # seconds a hand waits for a call that still runs on a con
 # back all the same: a server that cannot be reached must not keep permits for ever.
 BURIAL_PATIENCE = 60.0
 FULL_PAUSES = (0.002, 0.5)  # seconds until a server that is full is asked again, at first and at most
-COST_DRIFT = 0.1  # the estimate of what an open costs follows the cheapest ones seen, and rises slowly by this
+RECENT = 8  # opens whose times are kept: the least of them is what an open costs when nothing else slows it down
 
 
 class Workshop:
@@ -42,7 +42,7 @@ class Workshop:
     def __init__(self, pool: LocalPool) -> None:
         self._pool = pool
         self._hands = Hands(pool.name)
-        self.cost = 0.0  # seconds that opening a connection takes
+        self.recent: deque[float] = deque(maxlen=RECENT)  # seconds that the last opens took
         self.opened = self.closed = self.connect_errors = self.refused_full = 0
         self.last_connect_error: tuple[float, errors.ConnectError] | None = None
 
@@ -69,6 +69,11 @@ class Workshop:
         else:
             self._hands.do(lambda: self._closed(slot, monotonic() + BURIAL_PATIENCE))
 
+    def publish_cost(self) -> None:
+        """Under the pool's lock."""
+        if self.recent:
+            self._pool.row.publish_cost(min(self.recent))
+
     def aside(self, piece: Callable[[], None]) -> None:
         """Have something else done that takes a while."""
         self._hands.do(piece)
@@ -94,21 +99,21 @@ class Workshop:
             self._not_opened(slot, errors.ConnectError("0", f"{type(error).__name__}: {error}"))
             return
         now = monotonic()
-        # Opens at the same time share the processors: what one costs by itself is what counts for moving a permit.
-        took = (now - began) / max(1, len(pool.machine.opening))
         expires = now + pool.settings.keep_alive * (1.0 - 0.05 * random.random())  # so that they do not all go at once
         with pool.lock:
             self.opened += 1
-            self.cost = min(took, self.cost + COST_DRIFT * took) if self.cost else took
-            pool.cells[pool.at + L.COST] = int(self.cost * 1e9)
+            self.recent.append(now - began)
+            self.publish_cost()
             shared = pool.agent.watch(link)
             pool.agent.connect_succeeded()
             self.last_connect_error = None
             action = pool.machine.opened(slot, link, now, expires)
-            pool.publish()
-            wake = not shared or pool.machine.to_open() > 0 or not pool.machine.opening or pool.cells[L.H_HUNGRY]
+            ring = pool.publish()
+            wake = not shared or pool.machine.to_open() > 0 or not pool.machine.opening
         if action is not None:
             pool.act(action)
+        if ring:
+            pool.agent.ring()
         if wake:
             pool.agent.wake()
 
@@ -163,16 +168,15 @@ class Workshop:
             fit = fit and (hook is None or self._hook(hook, what, link))
         fit = fit and not link.doubtful and not link.suspect and not link.in_transaction
         with pool.lock:
-            action = pool.machine.tended(slot, monotonic(), pool.limit, fit=fit)
+            action = pool.machine.tended(slot, monotonic(), pool.row.limit, fit=fit)
             another = pool.machine.vet() if pool.vetting and not fit else None
-            pool.publish()
-            hungry = pool.cells[L.H_HUNGRY]
+            ring = pool.publish()
         if another is not None:
             pool.act(another)
         if action is not None:
             pool.act(action)
-        elif hungry:
-            pool.agent.wake()
+        if ring:
+            pool.agent.ring()
 
     def _hook(self, hook: Callable[[Any], object], what: str, link: Any) -> bool:
         """Call a hook of the user's with a connection. False: it said so, or failed."""

@@ -16,21 +16,21 @@ import zlib
 
 from mppool.shared import identity
 
-MAGIC = 0x6D70706F6F6C32  # "mppool2": another layout gets another number
+MAGIC = 0x6D70706F6F6C33  # "mppool3": another layout gets another number
 ROWS = 1024
 NEVER = 1 << 62  # a limit that limits nothing
 
 # Header cells; the manager writes them.
 HEADER = 16
-H_MAGIC, H_MAX_SIZE, H_MANAGER, H_STARTED, H_HUNGRY, H_DATABASE, H_STOPPING = range(7)
+H_MAGIC, H_MAX_SIZE, H_MANAGER, H_STARTED, H_HUNGRY, H_DATABASE, H_STOPPING, H_COST, H_TELLING = range(9)
 
 # Row cells. The manager's:
-ROW = 16
+ROW = 24
 PID, STARTED, CREDIT, TARGET, LIMIT, KNOWN, TOKEN = range(7)
-# The member's: whether it left while there was no manager to tell; and the rest in the order of core.books.Account's
-# reports.
+# The member's: whether it left while there was no manager to tell; and its facts, which `core.accounts.Account`
+# explains. Times are in ns of the monotonic clock.
 LEFT = 7
-HELD, IN_USE, MOVING, CLOSING, WAITING, SINCE, WARM, COST = range(8, 16)
+HELD, IN_USE, MOVING, CLOSING, WAITING, SINCE, RIPE_AT, IDLE_SINCE, WARM, COST = FACTS = range(8, 18)
 
 SIZE = 8 * (HEADER + ROWS * ROW)
 
@@ -92,9 +92,13 @@ class Ledger:
         return HEADER + index * ROW
 
     def facts(self, index: int) -> list[int]:
-        """A member's own cells: held, in use, moving, closing, waiting, since (ns), warm, cost (ns)."""
-        start = HEADER + index * ROW + HELD
-        return self.cells[start : start + 8].tolist()
+        """A member's own cells, from held to cost."""
+        start = HEADER + index * ROW
+        return self.cells[start + FACTS.start : start + FACTS.stop].tolist()
+
+    def column(self, cell: int, rows: int) -> list[int]:
+        """One cell of each of the first so many rows."""
+        return self.cells[HEADER + cell : HEADER + rows * ROW : ROW].tolist()
 
     def clear(self, index: int) -> None:
         start = HEADER + index * ROW

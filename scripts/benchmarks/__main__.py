@@ -10,13 +10,14 @@ import subprocess
 import sys
 import tempfile
 import traceback
+from fnmatch import fnmatchcase
 from importlib import import_module, metadata
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from scripts.benchmarks.contract import Benchmark, Results, Setting, Skip, find_postgres
+from scripts.benchmarks.contract import Benchmark, Results, Setting, Skip, find_mysql, find_postgres
 
 NAMES = (
     "seed",
@@ -30,9 +31,13 @@ NAMES = (
     "start",
     "attach",
     "restart",
+    "turnaround",
     "web",
+    "steady",
+    "rove",
+    "think",
 )
-PACKAGES = ("mppool", "pysqlx-core", "pysqlx-engine", "psycopg", "psycopg-pool", "sqlalchemy")
+PACKAGES = ("mppool", "pysqlx-core", "pysqlx-engine", "psycopg", "psycopg-pool", "sqlalchemy", "pymysql", "gunicorn")
 
 
 def load(name: str) -> Benchmark:
@@ -44,7 +49,7 @@ def measure_here(name: str, peer: str) -> None:
     """One measurement, in this process; the last line printed is its result as JSON."""
     with tempfile.TemporaryDirectory(prefix="mppool-bench-") as folder:
         try:
-            answer: dict[str, Any] = {"sample": load(name).peers[peer](Setting(folder, find_postgres()))}
+            answer: dict[str, Any] = {"sample": load(name).peers[peer](Setting(folder, find_postgres(), find_mysql()))}
         except Skip as reason:
             answer = {"skipped": str(reason)}
         except BaseException as error:
@@ -77,9 +82,14 @@ def measure(benchmark: Benchmark, peer: str) -> dict[str, Any]:
     return answer
 
 
+def picks(pattern: str, peer: str) -> bool:
+    """Whether a peer's name contains the pattern, in which * stands for anything."""
+    return fnmatchcase(peer, f"*{pattern}*")
+
+
 def run(benchmark: Benchmark, rounds: int, only: list[str], console: Console) -> Results:
     results = Results()
-    chosen = [peer for peer in benchmark.peers if not only or any(part in peer for part in only)]
+    chosen = [peer for peer in benchmark.peers if not only or any(picks(pattern, peer) for pattern in only)]
     for number in range(1, rounds + 1):
         for peer in chosen:
             if peer in results.notes:
@@ -155,9 +165,10 @@ def machine() -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"which of {', '.join(NAMES)} (default: all)")
-    parser.add_argument("--list", action="store_true", help="what there is to measure")
+    parser.add_argument("--list", action="store_true", help="what there is to measure; with NAME also its peers")
     parser.add_argument("--rounds", type=int, help="measurements of each peer (default: each benchmark's own)")
-    parser.add_argument("--peer", action="append", default=[], help="only peers whose name contains this; repeatable")
+    only = "only peers whose name contains this; * in it stands for anything; repeatable"
+    parser.add_argument("--only", "--peer", action="append", default=[], metavar="PART", help=only)
     parser.add_argument("--json", metavar="FILE", help="write every sample")
     parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -171,11 +182,15 @@ def main() -> None:
     if options.list:
         for benchmark in benchmarks:
             console.print(f"[bold]{benchmark.name:10}[/]{benchmark.what}", highlight=False)
+            if options.names:
+                console.print(
+                    *(f"          {peer}" for peer in benchmark.peers), sep="\n", highlight=False, markup=False
+                )
         return
     document: dict[str, Any] = {"machine": machine(), "benchmarks": {}}
     for benchmark in benchmarks:
         rounds = options.rounds or benchmark.rounds
-        results = run(benchmark, rounds, options.peer, console)
+        results = run(benchmark, rounds, options.only, console)
         console.print(table(benchmark, results, rounds))
         document["benchmarks"][benchmark.name] = {
             "what": benchmark.what,

@@ -26,10 +26,12 @@ class Setting:
     Args:
         folder: for this measurement's own files.
         postgres: a PostgreSQL uri, or None.
+        mysql: a MariaDB or MySQL uri, or None.
     """
 
     folder: str
     postgres: str | None
+    mysql: str | None = None
 
     @property
     def sqlite_uri(self) -> str:
@@ -40,6 +42,12 @@ class Setting:
         if self.postgres is None:
             raise Skip("no PostgreSQL: set MPPOOL_TEST_POSTGRES")
         return self.postgres
+
+    @property
+    def mysql_uri(self) -> str:
+        if self.mysql is None:
+            raise Skip("no MariaDB: set MPPOOL_TEST_MYSQL")
+        return self.mysql
 
 
 @dataclass(frozen=True)
@@ -88,10 +96,19 @@ class Results:
 
 def find_postgres() -> str | None:
     """The server to measure with: from the environment, or the one on its usual local port."""
-    if uri := os.environ.get("MPPOOL_TEST_POSTGRES"):
+    return _find("MPPOOL_TEST_POSTGRES", 5432, "postgresql://postgres@127.0.0.1:5432/postgres")
+
+
+def find_mysql() -> str | None:
+    """The same for MariaDB or MySQL."""
+    return _find("MPPOOL_TEST_MYSQL", 3306, "mysql://root@127.0.0.1:3306/mysql")
+
+
+def _find(variable: str, port: int, usual: str) -> str | None:
+    if uri := os.environ.get(variable):
         return uri
     with socket.socket() as probe:
         probe.settimeout(1)
-        if probe.connect_ex(("127.0.0.1", 5432)) == 0:
-            return "postgresql://postgres@127.0.0.1:5432/postgres"
+        if probe.connect_ex(("127.0.0.1", port)) == 0:
+            return usual
     return None

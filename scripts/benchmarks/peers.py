@@ -28,6 +28,14 @@ def mppool(uri: str, size: int, warm: int) -> Iterator[Face]:
 
 
 @contextmanager
+def mppool_of(manager: Any) -> Iterator[Face]:
+    """A handle on a budget that other processes use, too."""
+    pool = manager.pool(conn_timeout=60)
+    yield pool.connection, lambda connection, sql: connection.query_first(sql)
+    pool.stop()
+
+
+@contextmanager
 def pysqlx_engine(uri: str, size: int, warm: int) -> Iterator[Face]:
     from pysqlx_engine import PySQLXEnginePoolSync
 

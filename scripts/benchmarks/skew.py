@@ -1,6 +1,7 @@
 """One busy process of four: 16 threads with 10 ms queries, 16 connections permitted over all processes.
 
-Without a shared budget each process gets a fixed share of four, and the busy one cannot use the others'.
+Without a shared budget each process gets a fixed share of four, and the busy one cannot use the others'. The yardstick
+is the busy process alone, with a connection of its own for each thread, and no pool.
 """
 
 from __future__ import annotations
@@ -84,6 +85,11 @@ def _bouncer(setting: Setting) -> Sample:
         return _load(borrow, ask)
 
 
+def _direct(setting: Setting) -> Sample:
+    with peers.plain_psycopg(setting.postgres_uri, THREADS, 0) as (borrow, ask):
+        return _load(borrow, ask)
+
+
 BENCHMARK = Benchmark(
     "skew",
     "one busy process of four, 16 threads, 10 ms queries, 16 connections permitted",
@@ -94,6 +100,7 @@ BENCHMARK = Benchmark(
         "SQLAlchemy, shares of 4": lambda setting: _share(peers.sqlalchemy, setting),
         "pysqlx-engine, shares of 4": lambda setting: _share(peers.pysqlx_engine, setting),
         "PgBouncer, psycopg": _bouncer,
+        "16 direct connections, psycopg": _direct,
     },
     rounds=3,
     more_is_better=frozenset({"queries"}),

@@ -14,33 +14,70 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from mppool.core.books import RIPE, TURN, Account, Books, Plan
+from mppool.core.accounts import Account
+from mppool.core.books import ASKERS, DEAF, LAST, LEAST_LOOK, RICH, TURN, Books, Plan
 
 
 class Process:
-    """A member as it really is; what the books believe of it is in its account."""
+    """A member as it really is; what the manager can read of it is what it `published` last."""
 
     def __init__(self) -> None:
         self.tokens = 0  # on its semaphore
-        self.in_use = self.idle = self.opening = self.closing = self.waiting = 0
+        self.in_use = self.opening = self.closing = self.waiting = 0
+        self.idle: list[float] = []  # since when; the longest first
         self.since = self.cost = 0.0
         self.warm = 0
+        self.stopped = False  # by SIGSTOP: it follows no orders, and its borrowers are stopped, too
+        self.published: dict[str, float] = {}
+        self.publish()
 
     @property
     def held(self) -> int:
-        return self.in_use + self.idle + self.opening + self.closing
+        return self.in_use + len(self.idle) + self.opening + self.closing
 
-    def report(self, account: Account) -> None:
-        account.held, account.in_use = self.held, self.in_use
-        account.moving, account.closing = self.opening + self.closing, self.closing
-        account.waiting, account.since, account.warm = self.waiting, self.since, self.warm
-        account.cost = self.cost
+    def publish(self) -> None:
+        self.published = {
+            "held": self.held,
+            "in_use": self.in_use,
+            "moving": self.opening + self.closing,
+            "closing": self.closing,
+            "waiting": self.waiting,
+            "since": self.since,
+            "ripe_at": self.since + self.cost,
+            "idle_since": self.idle[0] if self.idle else 0.0,
+            "warm": self.warm,
+            "cost": self.cost,
+        }
 
     def serve(self) -> None:
-        served = min(self.idle, self.waiting)
-        self.idle -= served
+        served = min(len(self.idle), self.waiting)
+        del self.idle[len(self.idle) - served :]
         self.waiting -= served
         self.in_use += served
+
+
+class Published:
+    """What the manager can read."""
+
+    def __init__(self) -> None:
+        self.processes: dict[int, Process] = {}
+
+    def read(self, member: int, account: Account) -> None:
+        for fact, value in self.processes[member].published.items():
+            setattr(account, fact, value)
+
+    def idle(self) -> list[tuple[float, int]]:
+        facts = ((process.published["idle_since"], member) for member, process in self.processes.items())
+        return [(since, member) for since, member in facts if since]
+
+    def unused(self) -> list[int]:
+        return [m for m, process in self.processes.items() if process.published["held"] < self.credit(m)]
+
+    def credit(self, member: int) -> int:
+        return 99  # the books look themselves
+
+    def costs(self) -> list[float]:
+        return [process.published["cost"] for process in self.processes.values() if process.published["cost"]]
 
 
 class Walk(RuleBasedStateMachine):
@@ -48,10 +85,12 @@ class Walk(RuleBasedStateMachine):
 
     @initialize(max_size=st.sampled_from([1, 2, 3, 5, 12]))  # mostly fewer permits than callers
     def begin(self, max_size: int) -> None:
-        self.books = self.books_class(max_size)
+        self.published = Published()
+        self.books = self.books_class(max_size, self.published)
         self.max_size = max_size
-        self.processes: dict[int, Process] = {}
-        self.now = 0.0
+        self.processes = self.published.processes
+        self.credits: dict[int, tuple[int, float]] = {}  # and since when
+        self.now = 1.0  # an idle connection's zero means that there is none
         self.next_id = 0
         self.moves = 0  # connections closed because others wait
 
@@ -62,6 +101,7 @@ class Walk(RuleBasedStateMachine):
         if len(self.processes) < 5:
             process = self.processes[self.next_id] = Process()
             process.warm, process.cost = warm, cost
+            process.publish()
             self.books.attach(self.next_id, self.now)
             self.next_id += 1
 
@@ -72,8 +112,9 @@ class Walk(RuleBasedStateMachine):
     @rule(data=st.data())
     def die(self, data: st.DataObject) -> None:
         member = data.draw(st.sampled_from(sorted(self.processes)))
-        del self.processes[member]
         self.books.leave(member)
+        del self.processes[member]
+        self.credits.pop(member, None)
 
     @precondition(lambda self: self.processes)
     @rule(data=st.data(), callers=st.integers(1, 15))
@@ -83,6 +124,12 @@ class Walk(RuleBasedStateMachine):
             process.since = self.now
         process.waiting += callers
         process.serve()
+
+    @precondition(lambda self: self.processes)
+    @rule(data=st.data())
+    def stop_or_continue(self, data: st.DataObject) -> None:
+        process = self.some(data)
+        process.stopped = not process.stopped
 
     @precondition(lambda self: self.processes)
     @rule(data=st.data())
@@ -98,15 +145,19 @@ class Walk(RuleBasedStateMachine):
     def _act(self, member: int) -> None:
         """What an agent does: finish what is moving, obey, take what it may."""
         process, account = self.processes[member], self.books.accounts[member]
+        if process.stopped:
+            return
         process.tokens += process.closing
         process.closing = 0
-        process.idle += process.opening
+        process.idle += [self.now] * process.opening
         process.opening = 0
         process.serve()
-        excess = max(0, min(process.idle, process.held - account.target))
-        process.idle -= excess
-        process.closing += excess
-        self.moves += excess
+        while process.idle and process.held - process.closing > account.target:
+            if process.held - process.closing <= account.limit and process.idle[0] + self.books.cost > self.now:
+                break
+            del process.idle[0]
+            process.closing += 1
+            self.moves += 1
         while process.tokens and process.held < account.target and process.waiting > process.opening:
             process.tokens -= 1
             process.opening += 1
@@ -124,14 +175,14 @@ class Walk(RuleBasedStateMachine):
                 process.closing += 1
                 self.moves += 1
             else:
-                process.idle += 1
+                process.idle.append(self.now)
             process.serve()
 
     @precondition(lambda self: self.processes)
     @rule(data=st.data())
     def report(self, data: st.DataObject) -> None:
         member = data.draw(st.sampled_from(sorted(self.processes)))
-        self.processes[member].report(self.books.accounts[member])
+        self.processes[member].publish()
 
     @precondition(lambda self: self.processes)
     @rule(data=st.data(), callers=st.integers(0, 8))
@@ -140,7 +191,8 @@ class Walk(RuleBasedStateMachine):
         member = data.draw(st.sampled_from(sorted(self.processes)))
         self.processes[member].waiting = callers
         self.processes[member].serve()
-        self.processes[member].report(self.books.accounts[member])
+        self.processes[member].publish()
+        self.books.rang(member, self.now)
         self.settle()
 
     # -- what the manager does -------------------------------------------------------------------------------
@@ -160,18 +212,30 @@ class Walk(RuleBasedStateMachine):
             for member, permits in plan.recalls:
                 got = min(permits, self.processes[member].tokens)
                 self.processes[member].tokens -= got
-                self.books.recalled(member, got)
+                self.books.recalled(member, got, self.now)
                 moved += got
             if not moved:
+                self.only_ones_are_kept()
                 return plan
         raise AssertionError("the manager never comes to rest")
+
+    def only_ones_are_kept(self) -> None:
+        """A member has its turn with its only permit."""
+        for member in self.processes:
+            account = self.books.accounts[member]
+            before, self.credits[member] = self.credits.get(member, (-1, 0.0)), (account.credit, self.now)
+            if before[0] == account.credit:
+                self.credits[member] = before
+                if account.credit == 1 and account.limit == 0:
+                    assert self.now >= before[1] + TURN * self.books.cost, "its turn was cut short"
 
     @invariant()
     def nothing_from_nothing(self) -> None:
         if not hasattr(self, "books"):
             return
-        credits = sum(account.credit for account in self.books.accounts.values())
-        assert credits <= self.max_size
+        accounts = self.books.accounts
+        assert sum(accounts[member].credit for member in accounts) + accounts.free == self.max_size
+        assert accounts.free >= 0
         assert sum(process.held for process in self.processes.values()) <= self.max_size
         for member, process in self.processes.items():
             credit = self.books.accounts[member].credit
@@ -189,25 +253,34 @@ class Walk(RuleBasedStateMachine):
                 self.moves = 0
             self.now += 0.02
             for member, process in self.processes.items():
-                process.report(self.books.accounts[member])
-            plan = self.settle()
+                process.publish()
+                self.books.rang(member, self.now)
+            self.settle()
             for member in self.processes:
                 self._act(member)
-                if self.processes[member].in_use:
+                if self.processes[member].in_use and not self.processes[member].stopped:
                     self._give_back(member)  # a borrower is done and comes again
                     self.processes[member].waiting += 1
                     self.processes[member].serve()
-        credits = sum(account.credit for account in self.books.accounts.values())
+        accounts = self.books.accounts
+        credits = sum(accounts[member].credit for member in accounts)
         if any(process.waiting for process in self.processes.values()):
-            assert credits == self.max_size, "permits lie unused while somebody waits"
-        if not plan.shortage:
+            stopped = any(process.stopped for process in self.processes.values())
+            assert credits == self.max_size or stopped, "permits lie unused while somebody waits"
+        if not self.books.shortage:
             return
         hungry = [member for member in self.processes if self.books.extra(self.books.accounts[member])]
+        assert hungry, "callers are counted that do not wait any more"
         if min(self.books.accounts[member].credit for member in hungry):
             assert self.moves == 0, "permits go back and forth although the shares are fair"
+        hungry = [member for member in hungry if not self.processes[member].stopped]
+        if not hungry:
+            return
         for member, process in self.processes.items():
             account = self.books.accounts[member]
-            assert process.idle == 0, "a connection idles while others wait"
+            if process.stopped:
+                continue
+            assert not process.idle, "a connection idles while others wait"
             assert process.tokens == 0 or account.target < account.credit or process.waiting, "a permit idles"
             if process.closing == 0 and account.target == account.credit:
                 least = min(self.books.accounts[each].credit for each in hungry)
@@ -220,12 +293,12 @@ def walk(books_class: type[Books], examples: int) -> None:
         machine,
         settings=settings(
             max_examples=examples,
-            stateful_step_count=40,
+            stateful_step_count=50,
             deadline=None,
             derandomize=True,
             suppress_health_check=list(HealthCheck),
             print_blob=False,
-            phases=[Phase.generate] if books_class is not Books else list(Phase),  # a planted bug need not be small
+            phases=[Phase.generate],  # made small, a failure takes minutes
         ),
     )
 
@@ -242,22 +315,37 @@ class GrantsTwice(Books):
 
 class ForgetsTheDead(Books):
     def leave(self, member: int) -> None:
-        self.max_size -= self.accounts[member].credit
+        credit = self.accounts[member].credit
         super().leave(member)
+        self.accounts.free -= credit
 
 
 class ServesTheRichest(Books):
-    def _share(self, plan: Plan, hungry: dict[int, int], coming: int, now: float) -> int:
+    def _share(self, plan: Plan, coming: int, most: int, now: float) -> None:
+        return
+
+
+class LeavesIdleAlone(ServesTheRichest):
+    def _take_idle(self, plan: Plan, missing: int, now: float) -> int:
         return 0
 
 
-class LeavesIdleAlone(Books):
-    def _call_back(self, plan: Plan, hungry: dict[int, int], now: float) -> None:
-        before = {member: account.held for member, account in self.accounts.items()}
-        for account in self.accounts.values():
-            account.moving += account.idle
-        super()._call_back(plan, hungry, now)
-        assert before
+class LetsOnlyThePoorAsk(Books):
+    def _ask(self, plan: Plan, now: float) -> int:
+        return sum(self._poor.values())
+
+
+class CountsCallersThatLeft(Books):
+    def _sort_in(self, member: int, account: Account) -> None:
+        if self.extra(account):
+            super()._sort_in(member, account)
+
+
+class CountsOnTheDeaf(ServesTheRichest):
+    """Waits for ever for the idle connections of a stopped process."""
+
+    def _is_deaf(self, account: Account, now: float) -> bool:
+        return account.frozen
 
 
 class TrustsStaleFacts(Books):
@@ -266,10 +354,10 @@ class TrustsStaleFacts(Books):
     def plan(self, now: float) -> Plan:
         plan = super().plan(now)
         for member, permits in plan.recalls:
-            self.accounts[member].credit -= permits
+            self.accounts.change(member, -permits, now)
         return plan
 
-    def recalled(self, member: int, permits: int) -> None:
+    def recalled(self, member: int, permits: int, now: float) -> None:
         return
 
 
@@ -283,15 +371,16 @@ class TurnsWithoutEnd(Books):
     """Lets a turn take no time at all."""
 
     def plan(self, now: float) -> Plan:
-        for account in self.accounts.values():
-            account.turn = -1.0
+        for member in self.accounts:
+            self.accounts[member].changed_at = -1.0
         return super().plan(now)
 
 
 class GrantsWhatIsNotFree(Books):
-    @property
-    def free(self) -> int:
-        return super().free + 1
+    def _grant(self, plan: Plan, now: float) -> None:
+        self.accounts.free += 1
+        super()._grant(plan, now)
+        self.accounts.free -= 1
 
 
 @pytest.mark.parametrize(
@@ -301,6 +390,9 @@ class GrantsWhatIsNotFree(Books):
         ForgetsTheDead,
         ServesTheRichest,
         LeavesIdleAlone,
+        LetsOnlyThePoorAsk,
+        CountsCallersThatLeft,
+        CountsOnTheDeaf,
         TrustsStaleFacts,
         SwapsForEver,
         GrantsWhatIsNotFree,
@@ -315,141 +407,297 @@ def test_the_walk_finds_planted_bugs(planted: type[Books]) -> None:
 
 # -- single decisions, by hand -------------------------------------------------------------------------------
 
+C = 0.01  # seconds that a reconnect takes here
+NOW = 100.0
 
-def member(books: Books, number: int, *, credit: int = 0, in_use: int = 0, idle: int = 0, waiting: int = 0) -> Account:
-    account = books.attach(number, 0.0)
-    account.credit, account.held, account.in_use, account.waiting = credit, in_use + idle, in_use, waiting
-    return account
+
+class Facts:
+    """What members published, written by hand."""
+
+    def __init__(self) -> None:
+        self.facts: dict[int, dict[str, float]] = {}
+
+    def read(self, member: int, account: Account) -> None:
+        for fact, value in self.facts.get(member, {}).items():
+            setattr(account, fact, value)
+
+    def idle(self) -> list[tuple[float, int]]:
+        return [(facts["idle_since"], member) for member, facts in self.facts.items() if facts["idle_since"]]
+
+    def unused(self) -> list[int]:
+        return list(self.facts)
+
+    def costs(self) -> list[float]:
+        return [C]
+
+
+class Sheet(Books):
+    """Books whose members' facts are written by hand."""
+
+    def __init__(self, max_size: int) -> None:
+        self.written = Facts()
+        super().__init__(max_size, self.written)
+        self.cost = C
+
+    def member(self, number: int, *, credit: int = 0, idle_for: float = 10 * C, **facts: float) -> Account:
+        """A member with so many permits since long ago; ``idle`` of them have been so for ``idle_for`` seconds."""
+        idle = facts.pop("idle", 0)
+        names = ("in_use", "moving", "closing", "waiting", "warm", "since", "ripe_at")
+        self.written.facts[number] = {
+            **dict.fromkeys(names, 0),
+            "held": facts.get("in_use", 0) + facts.get("moving", 0) + idle,
+            "idle_since": NOW - idle_for if idle else 0.0,
+            **facts,
+        }
+        account = self.accounts.open(number, 0.0, credit)
+        self.hear(number)
+        return account
+
+    def report(self, number: int, now: float = NOW, **facts: float) -> None:
+        self.written.facts[number].update(facts)
+        self.rang(number, now)
 
 
 def test_a_lone_member_gets_everything() -> None:
-    books = Books(30)
-    member(books, 0, waiting=50)
-    assert books.plan(0.0).grants == [(0, 30)]
+    books = Sheet(30)
+    books.member(0, waiting=50)
+    assert books.plan(NOW).grants == [(0, 30)]
 
 
-def test_free_permits_go_to_whoever_has_least_the_oldest_wait_first() -> None:
-    books = Books(5)
-    member(books, 0, credit=2, in_use=2, waiting=9)
-    member(books, 1, waiting=9).since = 7.0
-    member(books, 2, waiting=9).since = 3.0
-    assert sorted(books.plan(10.0).grants) == [(1, 1), (2, 2)]
+def test_free_permits_go_to_the_member_with_the_fewest_the_oldest_wait_first() -> None:
+    books = Sheet(5)
+    books.member(0, credit=2, in_use=2, waiting=9)
+    books.member(1, waiting=9)
+    books.member(2, waiting=9)
+    assert sorted(books.plan(NOW).grants) == [(1, 2), (2, 1)]
 
 
 def test_an_unused_permit_is_taken_without_asking() -> None:
-    books = Books(2)
-    member(books, 0, credit=2, in_use=1)
-    member(books, 1, waiting=1)
-    plan = books.plan(0.0)
-    assert plan.recalls == [(0, 1)]
-    assert books.accounts[0].limit == 2  # nobody is pressed
+    books = Sheet(2)
+    account = books.member(0, credit=2, in_use=1)
+    books.member(1, waiting=1)
+    assert books.plan(NOW).recalls == [(0, 1)]
+    assert account.limit == 2, "nothing is to be closed"
 
 
 def test_an_idle_connection_is_asked_for_softly() -> None:
-    books = Books(2)
-    holder = member(books, 0, credit=2, in_use=1, idle=1)
-    member(books, 1, waiting=1)
-    books.plan(0.0)
+    books = Sheet(2)
+    holder = books.member(0, credit=2, in_use=1, idle=1)
+    books.member(1, waiting=1)
+    books.plan(NOW)
     assert (holder.target, holder.limit) == (1, 2)
 
 
-def test_who_has_a_connection_that_can_come_back_waits_for_it_first() -> None:
-    books = Books(4)
-    holder = member(books, 0, credit=3, idle=3)
-    taker = member(books, 1, credit=1, in_use=1, waiting=1)
-    taker.since, taker.cost = 100.0, 0.01
-    plan = books.plan(100.0)
-    assert (holder.target, plan.again_at) == (3, pytest.approx(100.0 + RIPE * 0.01))
-    books.plan(100.0 + RIPE * 0.01)
+def test_a_connection_goes_once_it_has_been_idle_for_a_reconnect() -> None:
+    books = Sheet(3)
+    holder = books.member(0, credit=3, in_use=1, idle=1, idle_for=0.4 * C, moving=1)
+    taker = books.member(1, waiting=1)
+    assert taker.credit == 0
+    plan = books.plan(NOW)
+    assert holder.limit == 2, "it has three, and the taker none: one in use will do, too"
+    assert plan.again_at is not None
+    assert plan.again_at <= NOW + 0.6 * C + 1e-9
+
+
+def test_the_connection_that_has_been_idle_longest_goes_first() -> None:
+    books = Sheet(6)
+    short = books.member(0, credit=3, in_use=1, idle=2, idle_for=2 * C)
+    long = books.member(1, credit=3, in_use=1, idle=2, idle_for=3 * C)
+    books.member(2, waiting=1)
+    books.plan(NOW)
+    assert (short.target, long.target) == (3, 2)
+
+
+def test_a_member_that_has_a_connection_asks_when_its_callers_have_waited_for_a_reconnect() -> None:
+    books = Sheet(4)
+    holder = books.member(0, credit=3, idle=3)
+    books.member(1, credit=1, in_use=1, waiting=1, ripe_at=NOW + C)
+    plan = books.plan(NOW)
+    assert (holder.target, plan.again_at) == (3, pytest.approx(NOW + C))
+    books.plan(NOW + C)
     assert holder.target == 2
 
 
-def test_who_has_none_in_use_does_not() -> None:
-    books = Books(4)
-    holder = member(books, 0, credit=4, idle=4)
-    taker = member(books, 1, waiting=1)
-    taker.since, taker.cost = 100.0, 0.01
-    books.plan(100.0)
+def test_a_line_that_was_empty_when_its_time_came_has_not_ripened() -> None:
+    books = Sheet(4)
+    holder = books.member(0, credit=3, idle=3)
+    books.member(1, credit=1, in_use=1, waiting=1, ripe_at=NOW + C)
+    books.plan(NOW)
+    books.written.facts[1].update(ripe_at=NOW + 1.5 * C)
+    plan = books.plan(NOW + C)
+    assert (holder.target, plan.again_at) == (3, pytest.approx(NOW + 1.5 * C))
+
+
+def test_a_member_does_not_ask_in_the_same_breath_with_a_permit_that_has_come() -> None:
+    books = Sheet(4)
+    holder = books.member(0, credit=2, idle=2)
+    taker = books.member(1, credit=1, in_use=1, waiting=3, ripe_at=NOW)
+    books.plan(NOW)
+    assert (taker.credit, holder.target) == (2, 2)
+    assert books.plan(NOW + C).grants == []
+    assert holder.target == 0
+
+
+def test_a_member_that_has_none_asks_at_once() -> None:
+    books = Sheet(4)
+    holder = books.member(0, credit=4, idle=4)
+    books.member(1, waiting=1, ripe_at=NOW + C)
+    books.plan(NOW)
     assert holder.target == 3
 
 
-def test_a_last_connection_is_for_who_has_none_or_has_waited_long() -> None:
-    books = Books(3)
-    holders = [member(books, 0, credit=1, idle=1), member(books, 1, credit=1, idle=1)]
-    taker = member(books, 2, credit=1, in_use=1, waiting=1)
-    taker.since, taker.cost = 100.0, 0.01
-    plan = books.plan(100.0 + RIPE * 0.01)
+def test_a_last_connection_is_for_a_member_that_has_none_or_has_been_idle_for_long() -> None:
+    books = Sheet(3)
+    holders = [books.member(number, credit=1, idle=1, idle_for=2 * C) for number in (0, 1)]
+    books.member(2, credit=1, in_use=1, waiting=1, ripe_at=NOW)
+    plan = books.plan(NOW)
     assert [holder.target for holder in holders] == [1, 1]
-    assert plan.again_at == pytest.approx(100.0 + TURN * 0.01)
-    books.plan(100.0 + TURN * 0.01)
+    assert plan.again_at is not None
+    assert plan.again_at <= NOW + (LAST - 2) * C
+    books.member(3, waiting=1)
+    books.plan(NOW)
+    assert sum(holder.target for holder in holders) == 1, "one, for the member that has none"
+    books.report(3, waiting=0)
+    books.plan(NOW + C)
+    assert sum(holder.target for holder in holders) == 2
+    books.plan(NOW + (LAST - 2) * C)
     assert sum(holder.target for holder in holders) == 1
-    member(books, 3, waiting=1).since = 100.0 + RIPE * 0.01
-    books.plan(100.0 + RIPE * 0.01)
-    assert sum(holder.target for holder in holders) == 1, "one, for who has none"
 
 
-def test_who_has_waited_long_for_what_is_idle_for_moments_gets_its_share() -> None:
+def test_a_member_gets_its_share_of_connections_that_are_idle_for_moments() -> None:
     """All three lend theirs again before they have been idle for as long as a reconnect takes, and so for ever."""
-    books = Books(6)
-    holders = [member(books, number, credit=2, in_use=1, idle=1) for number in range(3)]
-    taker = member(books, 3, waiting=1)
-    taker.since, taker.cost = 100.0, 0.01
-    plan = books.plan(100.0)
-    assert sorted((holder.target, holder.limit) for holder in holders) == [(1, 2), (2, 2), (2, 2)]
-    assert plan.again_at == pytest.approx(100.0 + TURN * 0.01)
-    plan = books.plan(100.0 + TURN * 0.01)
+    books = Sheet(6)
+    holders = [books.member(number, credit=2, in_use=1, idle=1, idle_for=0.1 * C) for number in range(3)]
+    books.member(3, waiting=1)
+    books.plan(NOW)
     assert sorted(holder.limit for holder in holders) == [1, 2, 2], "one is pressed"
-    assert sorted(holder.target for holder in holders) == [1, 1, 2], "another is asked all the same"
-    assert plan.again_at is None
 
 
 def test_a_permit_in_use_is_called_back_only_if_that_is_fairer() -> None:
-    books = Books(3)
-    rich = member(books, 0, credit=2, in_use=2, waiting=5)
-    member(books, 1, credit=1, in_use=1, waiting=5)
-    books.plan(0.0)
+    books = Sheet(3)
+    rich = books.member(0, credit=2, in_use=2, waiting=5)
+    books.member(1, credit=1, in_use=1, waiting=5)
+    books.plan(NOW)
     assert rich.limit == 2
-    books = Books(3)
-    rich = member(books, 0, credit=3, in_use=3, waiting=5)
-    member(books, 1, waiting=5)
-    books.plan(0.0)
-    assert rich.limit == 2  # 2 and 1: one more would only swap them
+    books = Sheet(3)
+    rich = books.member(0, credit=3, in_use=3, waiting=5)
+    books.member(1, waiting=5)
+    books.plan(NOW)
+    assert rich.limit == 2, "2 and 1: one more would only swap them"
 
 
 def test_only_as_many_are_called_back_as_are_missing() -> None:
-    books = Books(10)
-    rich = member(books, 0, credit=10, in_use=7, idle=3, waiting=0)
-    member(books, 1, waiting=3)
-    books.plan(0.0)
+    books = Sheet(10)
+    rich = books.member(0, credit=10, in_use=7, idle=3)
+    books.member(1, waiting=3)
+    books.plan(NOW)
     assert (rich.target, rich.limit) == (7, 10)
 
 
 def test_connections_being_closed_count_as_coming() -> None:
-    books = Books(2)
-    closing = member(books, 0, credit=1, in_use=0)
-    closing.held = closing.moving = closing.closing = 1
-    idle = member(books, 1, credit=1, idle=1)
-    member(books, 2, waiting=1)
-    books.plan(0.0)
+    books = Sheet(2)
+    closing = books.member(0, credit=1, moving=1, closing=1)
+    books.hear(0)
+    books._slack.add(0)
+    idle = books.member(1, credit=1, idle=1)
+    books.member(2, waiting=1)
+    books.plan(NOW)
     assert (closing.target, idle.target) == (0, 1)
 
 
 def test_members_with_nothing_take_turns() -> None:
-    books = Books(1)
-    holder = member(books, 0, credit=1, in_use=1, waiting=3)
-    holder.turn, holder.cost = 100.0, 0.01
-    member(books, 1, waiting=1)
-    plan = books.plan(100.0)
-    assert holder.limit == 1
-    assert plan.again_at == pytest.approx(100.0 + TURN * 0.01)
-    books.plan(plan.again_at)
+    books = Sheet(1)
+    holder = books.member(0, credit=1, in_use=1, waiting=3)
+    holder.changed_at = NOW
+    books.member(1, waiting=1)
+    plan = books.plan(NOW)
+    assert (holder.limit, plan.again_at) == (1, pytest.approx(NOW + TURN * C))
+    books.plan(NOW + TURN * C)
     assert holder.limit == 0
 
 
 def test_warmth_is_granted_from_what_nobody_waits_for_and_within_the_fair_share() -> None:
-    books = Books(10)
+    books = Sheet(10)
     for number in range(3):
-        member(books, number).warm = 8
-    assert [permits for _, permits in books.plan(0.0).grants] == [3, 3, 3]
-    member(books, 3, waiting=4)
-    assert books.plan(0.0).grants == [(3, 1)]
+        books.member(number, warm=8)
+    assert [permits for _, permits in books.plan(NOW).grants] == [3, 3, 3]
+    books.member(3, waiting=4)
+    assert books.plan(NOW).grants == [(3, 1)]
+
+
+def test_nobody_counts_on_a_member_that_does_not_answer() -> None:
+    books = Sheet(4)
+    stopped = books.member(0, credit=2, idle=2, idle_for=9 * C)
+    other = books.member(1, credit=2, idle=2, idle_for=8 * C)
+    books.member(2, waiting=1)
+    plan = books.plan(NOW)
+    assert (stopped.target, other.target) == (1, 2)
+    assert plan.again_at is not None, "it is looked whether that was done"
+    books.plan(NOW + (DEAF + 1) * max(C, LEAST_LOOK))
+    assert (stopped.target, other.target) == (1, 1)
+
+
+def test_while_nobody_has_an_idle_connection_members_are_to_tell_of_one() -> None:
+    books = Sheet(2)
+    holder = books.member(0, credit=2, in_use=2)
+    books.member(1, credit=0, waiting=1)
+    books.member(2, credit=0, waiting=1)
+    plan = books.plan(NOW)
+    assert (books.telling, holder.limit) == (True, 1)
+    assert plan.again_at is None, "nobody looks meanwhile"
+    books.report(0, in_use=1, idle_since=NOW + C)
+    assert not books.telling
+    plan = books.plan(NOW + C)
+    assert plan.again_at == pytest.approx(NOW + 2 * C), "until it has been idle for a reconnect"
+
+
+def test_moves_cost_no_more_than_a_share_of_the_processors() -> None:
+    """Sixteen members with one caller each that never stop, and one permit for all: it could move for ever."""
+    books = Sheet(1)
+    books.cost = C
+    for number in range(16):
+        books.member(number, waiting=1)
+    moves, now, end = 0, NOW, NOW + 10.0
+    while now < end:
+        plan = books.plan(now)
+        moves += len(plan.grants)
+        for number, permits in plan.recalls:
+            books.recalled(number, permits, now)
+        for number in list(books.accounts):
+            account = books.accounts[number]
+            if account.credit > account.limit:  # it is pressed: it closes, and waits again
+                books.report(number, now, held=0, in_use=0, waiting=1)
+            elif account.credit:
+                books.report(number, now, held=1, in_use=1, waiting=1)
+        now += C / 10
+    assert 5 < moves <= 10.0 / (TURN * C) + 1
+
+
+def test_moves_for_members_that_have_a_connection_are_fewer() -> None:
+    books = Sheet(40)
+    holder = books.member(0, credit=39, idle=39)
+    books.member(1, credit=1, in_use=1, waiting=60, ripe_at=NOW)
+    books.plan(NOW)
+    assert holder.target == 39 - 10, "a quarter of the permits at once"
+    books._rich_moves.spend(10)
+    plan = books.plan(NOW)
+    assert (holder.target, plan.again_at) == (39, pytest.approx(NOW + C / RICH))
+
+
+def test_a_plan_reads_only_the_members_that_matter() -> None:
+    """A thousand members: a ring costs what it changes."""
+    books, read = Sheet(200), []
+    for number in range(1000):
+        account = books.member(number, **({"credit": 1, "in_use": 1} if number < 200 else {}), waiting=1)
+        account.changed_at = NOW
+    books.plan(NOW)
+    reading = books.written.read
+
+    def count(member: int, account: Account) -> None:
+        read.append(member)
+        reading(member, account)
+
+    books.written.read = count  # type: ignore[method-assign]
+    books.report(7, NOW, in_use=1, waiting=2)
+    books.plan(NOW)
+    assert len(read) <= 1 + ASKERS

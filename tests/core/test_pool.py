@@ -16,9 +16,9 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from mppool.core.pool import Close, PoolMachine, Serve, Slot, Tend, Waiter
+from mppool.core.pool import Close, PoolMachine, Serve, Shortage, Slot, Tend, Waiter
 
-KEEP_ALIVE, MAX_IDLE = 100.0, 10.0
+KEEP_ALIVE, MAX_IDLE, COST = 100.0, 10.0, 0.5
 
 
 class Walk(RuleBasedStateMachine):
@@ -29,7 +29,7 @@ class Walk(RuleBasedStateMachine):
         self.vetting = vetting  # connections are checked before they are lent
         self.machine = self.machine_class(min_size, MAX_IDLE)
         self.permits = self.limit = permits
-        self.now = 0.0
+        self.now = 1.0
         self.line: list[Waiter] = []  # in the order of their coming
         self.lent: dict[Slot, Waiter | None] = {}
         self.number = 0
@@ -62,7 +62,7 @@ class Walk(RuleBasedStateMachine):
         elif not self.machine.stopped:
             waiter = Waiter(self.now)
             self.line.append(waiter)
-            self.machine.line_up(waiter)
+            self.machine.line_up(waiter, COST)
             if self.vetting:
                 self.do(self.machine.vet())
 
@@ -71,8 +71,8 @@ class Walk(RuleBasedStateMachine):
     def give_up(self, data: st.DataObject) -> None:
         waiter = data.draw(st.sampled_from(self.line))
         self.line.remove(waiter)
-        assert self.machine.step_out(waiter)
-        assert not self.machine.step_out(waiter)
+        assert self.machine.step_out(waiter, self.now)
+        assert not self.machine.step_out(waiter, self.now)
 
     @precondition(lambda self: self.lent)
     @rule(data=st.data(), fit=st.sampled_from([True, True, False]), tend=st.sampled_from([False, False, True]))
@@ -88,7 +88,7 @@ class Walk(RuleBasedStateMachine):
     def open_what_is_wanted(self) -> None:
         for _ in range(self.machine.to_open()):
             if len(self.machine.slots) < self.permits:
-                self.machine.take()
+                self.machine.take(self.now, COST)
 
     @precondition(lambda self: self.machine.opening)
     @rule(works=st.booleans(), most=st.sampled_from([1, 8]))
@@ -152,7 +152,7 @@ class Walk(RuleBasedStateMachine):
     def stop(self, now: bool) -> None:
         if not now:
             return
-        for waiter in self.machine.fail_all(RuntimeError("stopped")):
+        for waiter in self.machine.fail_all(RuntimeError("stopped"), self.now):
             assert waiter.error is not None
             self.line.remove(waiter)
         self.machine.stop()
@@ -171,6 +171,7 @@ class Walk(RuleBasedStateMachine):
         coming = len(machine.tending) if self.vetting else 0
         assert not machine.idle or coming >= len(self.line), "a connection idles while a caller waits"
         assert machine.demand == len(self.lent) + len(self.line)
+        assert bool(machine.shortage.since) == bool(self.line), "the shortage is not that of the line"
         if machine.stopped:
             assert not machine.idle
             assert machine.to_open() == 0
@@ -226,7 +227,7 @@ class LosesPermits(PoolMachine):
 
 
 class CountsThoseWhoLeft(PoolMachine):
-    def step_out(self, waiter: Waiter) -> bool:
+    def step_out(self, waiter: Waiter, now: float) -> bool:
         return waiter in self.waiters
 
 
@@ -267,3 +268,44 @@ class NeverOpens(PoolMachine):
 def test_the_walk_finds_planted_bugs(planted: type[PoolMachine]) -> None:
     with pytest.raises(AssertionError):
         walk(planted, 5000)  # it ends with the first that is found
+
+
+# -- shortage ------------------------------------------------------------------------------------------------
+
+
+def test_a_line_is_ripe_when_it_has_lasted_for_a_reconnect() -> None:
+    shortage = Shortage()
+    shortage.begins(10.0, COST)
+    assert (shortage.since, shortage.ripe_at) == (10.0, 10.0 + COST)
+    shortage.ends(10.2)
+    assert (shortage.since, shortage.ripe_at) == (0.0, 0.0)
+
+
+def test_a_line_that_is_empty_for_moments_ripens_all_the_same() -> None:
+    """Its callers take turns with one connection: it is empty now and then, and they wait nearly all the time."""
+    shortage, now, ripe = Shortage(), 10.0, 0
+    for _ in range(20):
+        shortage.begins(now, COST)
+        ripe += shortage.ripe_at <= now + 0.08
+        shortage.ends(now + 0.08)
+        now += 0.1
+    assert 10 < ripe < 15, "the first six or seven had not waited for long enough"
+
+
+def test_moments_of_waiting_now_and_then_never_ripen() -> None:
+    shortage, now = Shortage(), 10.0
+    for _ in range(1000):
+        shortage.begins(now, COST)
+        assert shortage.ripe_at > now + 0.008
+        shortage.ends(now + 0.008)
+        now += 0.1
+
+
+def test_a_permit_that_comes_begins_the_sum_anew() -> None:
+    shortage = Shortage()
+    shortage.begins(10.0, COST)
+    shortage.is_relieved(10.4, COST)
+    assert (shortage.since, shortage.ripe_at) == (10.0, 10.4 + COST)
+    shortage.ends(10.5)
+    shortage.begins(10.5, COST)
+    assert shortage.ripe_at == pytest.approx(10.4 + COST)

@@ -20,6 +20,7 @@ from typing import Any
 
 from mppool import PoolManager, errors
 from mppool.process import registry
+from mppool.process.workshop import RECENT
 from mppool.shared import identity, paths
 from mppool.shared import ledger as L
 from tests.crash import faults
@@ -206,7 +207,9 @@ class Actions:
 
     def reconnects_in(self, seconds: float) -> None:
         """From now on, opening a connection takes so long by this process's experience."""
-        registry._pools[self.manager.name].workshop.cost = seconds
+        pool = registry._pools[self.manager.name]
+        pool.workshop.recent.extend([seconds] * RECENT)
+        pool.workshop.publish_cost()
 
     def run(self, threads: int, tasks: int) -> None:
         self.load = Load(self.manager, threads, tasks)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pytest
@@ -137,9 +137,9 @@ class Succession(RuleBasedStateMachine):
         held = self.raw[self.ledger.row(row) + L.HELD]
         assert held >= self.orphans.get(row, 0)
         if row in self.orphans:
-            self.treasury.bury(row, held)
+            self.treasury.bury(row, held, self.now)
             for _ in range(held - self.orphans[row]):
-                self.treasury.buried(row)
+                self.treasury.buried(row, self.now)
         else:
             self.treasury.leave(row)
 
@@ -152,7 +152,7 @@ class Succession(RuleBasedStateMachine):
 
     def settle(self) -> None:
         self.now += 0.01
-        self.do(self.treasury.settle, self.now)
+        self.do(self.treasury.settle, self.now, list(self.treasury.books.accounts))
 
     @rule(steps=st.integers(0, 25))
     def light(self, steps: int) -> None:
@@ -209,7 +209,7 @@ class Succession(RuleBasedStateMachine):
         seat = data.draw(st.sampled_from([s for s in self.seats if not s.declared and s.row is not None]))
         seat.declared = True
         try:
-            self.do(self.treasury.declare, seat.row, seat.said)
+            self.do(self.treasury.declare, seat.row, seat.said, self.now)
         except Killed:
             pass
 
@@ -248,7 +248,7 @@ class Succession(RuleBasedStateMachine):
         try:
             if orphans:
                 self.orphans[seat.row] = orphans
-                self.do(self.treasury.bury, seat.row, orphans)
+                self.do(self.treasury.bury, seat.row, orphans, self.now)
             else:
                 self.do(self.treasury.leave, seat.row)
         except Killed:
@@ -262,7 +262,7 @@ class Succession(RuleBasedStateMachine):
         if not self.orphans[row]:
             del self.orphans[row]
         try:
-            self.do(self.treasury.buried, row)
+            self.do(self.treasury.buried, row, self.now)
         except Killed:
             pass
 
@@ -271,7 +271,7 @@ class Succession(RuleBasedStateMachine):
     @invariant()
     def never_more_than_there_is(self) -> None:
         assert sum(seat.real for seat in self.seats) + sum(self.orphans.values()) <= MAX_SIZE
-        assert sum(account.credit for account in self.treasury.books.accounts.values()) <= MAX_SIZE
+        assert self.treasury.books.accounts.free >= 0
 
     @invariant()
     def the_ledger_shows_at_least_what_is_out(self) -> None:
@@ -286,7 +286,7 @@ class Succession(RuleBasedStateMachine):
         for row in list(self.orphans):
             while self.orphans.get(row):
                 self.orphans[row] -= 1
-                self.treasury.buried(row)
+                self.treasury.buried(row, self.now)
             del self.orphans[row]
         for seat in self.seats:
             if seat.row is None:
@@ -297,7 +297,7 @@ class Succession(RuleBasedStateMachine):
                 seat.semaphore = self.treasury.semaphores[row]  # type: ignore[assignment]
             if not seat.declared:
                 seat.declared = True
-                self.treasury.declare(seat.row, seat.said)
+                self.treasury.declare(seat.row, seat.said, self.now)
             self.publish(seat, waiting=0)
         if self.seats:
             first, *others = self.seats
@@ -330,25 +330,28 @@ class TrustsTheLedger(Treasury):
 
     def inherit(self, row: int, now: float) -> None:
         super().inherit(row, now)
-        account = self.books.accounts[row]
-        account.credit = min(account.credit, self.ledger.facts(row)[0])
+        self.books.accounts.change(row, min(0, self.ledger.facts(row)[0] - self.books.accounts[row].credit), now)
 
 
 class GrantsToTheAbsent(Treasury):
     """Asks things of members that have not declared."""
+
+    def inherit(self, row: int, now: float) -> None:
+        super().inherit(row, now)
+        self.books.accounts.thaw(row)
 
     def awaits(self, member: int) -> None:
         self.undeclared.add(member)
 
 
 class ForgetsWhatTheServerHolds(Treasury):
-    def bury(self, member: int, connections: int, busy: int | None = None) -> None:
-        super().bury(member, connections, busy)
-        self.books.accounts[member].credit -= 1
+    def bury(self, member: int, connections: int, now: float, busy: int | None = None) -> None:
+        super().bury(member, connections, now, busy)
+        self.books.accounts.change(member, -1, now)
 
 
 class SemaphoreFirst(Treasury):
-    def settle(self, now: float) -> float | None:
+    def settle(self, now: float, rang: Iterable[int] = ()) -> float | None:
         grants, self._publish_later = [], []  # type: ignore[var-annotated]
         real = Books.plan
 
@@ -362,14 +365,14 @@ class SemaphoreFirst(Treasury):
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Books, "plan", plan)
-            return super().settle(now)
+            return super().settle(now, rang)
 
 
 class ForgetsTheDead(Treasury):
     """Keeps them in its own books only."""
 
-    def bury(self, member: int, connections: int, busy: int | None = None) -> None:
-        super().bury(member, connections, busy)
+    def bury(self, member: int, connections: int, now: float, busy: int | None = None) -> None:
+        super().bury(member, connections, now, busy)
         self.ledger.clear(member)
 
 
@@ -378,7 +381,7 @@ class ForgetsTheDead(Treasury):
     [TrustsTheLedger, GrantsToTheAbsent, ForgetsWhatTheServerHolds, ForgetsTheDead, SemaphoreFirst],
 )
 def test_the_walk_finds_planted_bugs(planted: type[Treasury]) -> None:
-    with pytest.raises((AssertionError, KeyError, Exception)):
+    with pytest.raises((AssertionError, KeyError)):
         walk(planted, 5000)  # it ends with the first that is found
 
 
@@ -408,7 +411,7 @@ def test_all_that_was_ever_put_on_an_absent_account_counts_as_used(budget: Budge
     budget.settle()
     assert budget.credits()[:2] == [3, 1]
     assert budget.bells == [], "there is nobody to be rung"
-    assert treasury.books.free == 0
+    assert treasury.books.accounts.free == 0
 
 
 def test_a_declaration_is_in_the_ledger_before_what_it_frees_is_granted(budget: Budget) -> None:
@@ -417,7 +420,7 @@ def test_a_declaration_is_in_the_ledger_before_what_it_frees_is_granted(budget: 
     at = budget.ledger.row(member)
     treasury = successor(budget, member)
     treasury.semaphores[member] = module.make()
-    treasury.declare(member, 1)
+    treasury.declare(member, 1, 0.0)
     assert budget.ledger.cells[at + L.CREDIT] == 1
 
 
@@ -426,8 +429,8 @@ def test_who_declares_less_frees_the_rest(budget: Budget) -> None:
     treasury = successor(budget, absent)
     budget.ledger.cells[budget.ledger.row(absent) + L.TOKEN] = 77
     assert treasury.attach(os.getpid(), 1, 0, 0.0, 77) == absent
-    treasury.declare(absent, 1)
-    assert (budget.credit(absent), treasury.books.free, treasury.undeclared) == (1, 3, set())
+    treasury.declare(absent, 1, 0.0)
+    assert (budget.credit(absent), treasury.books.accounts.free, treasury.undeclared) == (1, 3, set())
 
 
 @pytest.mark.parametrize(("pid", "started", "token"), [(0, 1, 77), (None, 2, 77), (None, 1, 78), (None, 1, 0)])
@@ -442,12 +445,12 @@ def test_an_account_is_nobody_elses(budget: Budget, pid: int | None, started: in
 
 def test_the_dead_keep_what_the_server_has(budget: Budget) -> None:
     dead, other = budget.worker(3), budget.attach()
-    budget.treasury.bury(dead, 2)
+    budget.treasury.bury(dead, 2, 0.0)
     budget.report(other, waiting=4)
     budget.settle()
     assert budget.take_all(other) == 2
     for free in (3, 4):
-        budget.treasury.buried(dead)
+        budget.treasury.buried(dead, 0.0)
         budget.settle()
         budget.take_all(other)
         assert budget.credit(other) == free
@@ -457,10 +460,10 @@ def test_the_dead_keep_what_the_server_has(budget: Budget) -> None:
 
 def test_more_connections_than_permits_are_no_more_permits(budget: Budget) -> None:
     dead = budget.worker(1)
-    budget.treasury.bury(dead, 4)
-    assert budget.treasury.books.free == 3
-    budget.treasury.buried(dead)
-    assert budget.treasury.books.free == 4
+    budget.treasury.bury(dead, 4, 0.0)
+    assert budget.treasury.books.accounts.free == 3
+    budget.treasury.buried(dead, 0.0)
+    assert budget.treasury.books.accounts.free == 4
 
 
 def test_overdrawn_by_the_absent(budget: Budget) -> None:
@@ -469,8 +472,8 @@ def test_overdrawn_by_the_absent(budget: Budget) -> None:
     budget.ledger.cells[budget.ledger.row(other) + L.CREDIT] = 3
     treasury = successor(budget, one, other)
     budget.settle()
-    assert treasury.books.free == -2
-    treasury.declare(one, 3)
+    assert treasury.books.accounts.free == -2
+    treasury.declare(one, 3, 0.0)
     treasury.semaphores[one] = module.make()
     budget.report(one, held=3, in_use=3)
     budget.settle()

@@ -270,12 +270,20 @@ def test_something_else_happens_to_it_anywhere(sqlite_uri: str, how: str) -> Non
 PLANTED = {
     "a permit goes with the dead": """
 from mppool.core.books import Books
-def leave(self, member): self.max_size -= self.accounts.pop(member).credit
+real = Books.leave
+def leave(self, member):
+    credit = self.accounts[member].credit
+    real(self, member)
+    self.accounts.free -= credit
 Books.leave = leave
 """,
     "the dead leave more than they had": """
 from mppool.core.books import Books
-def leave(self, member): self.max_size += self.accounts.pop(member).credit
+real = Books.leave
+def leave(self, member):
+    credit = self.accounts[member].credit
+    real(self, member)
+    self.accounts.free += credit
 Books.leave = leave
 """,
     "a descriptor stays": """

@@ -18,7 +18,7 @@ from mppool import PoolManager
 from mppool.manager import orphans
 from mppool.shared import ledger as L
 from tests.crash.crew import REPEAT, SLOWEST, Books, crew, say, succeeded, watched
-from tests.manager.seats import get, served_here, sit
+from tests.manager.seats import get, served_here, sit, want
 from tests.servers import Judge, LimitedRole
 from tests.waiting import forked, until
 
@@ -130,7 +130,7 @@ def test_a_server_that_never_ends_is_given_up(monkeypatch: pytest.MonkeyPatch) -
         dead, other = sit(), sit()
         get(dead, 4)
         assert dead.opened(ours.fileno())
-        other.cells[other.at + L.WAITING] = 4
+        want(other, 4)
         dead.leave()
         began = time.monotonic()
         until(lambda: other.cells[other.at + L.CREDIT] == 3)
@@ -152,7 +152,7 @@ def test_the_servers_end_frees_it(ends: str) -> None:
         dead, other = sit(), sit()
         get(dead, 4)
         assert dead.opened(ours.fileno())
-        other.cells[other.at + L.WAITING] = 4
+        want(other, 4)
         dead.leave()
         ours.close()
         until(lambda: other.cells[other.at + L.CREDIT] == 3)
@@ -181,7 +181,7 @@ def test_a_connection_that_nobody_had_told_of() -> None:
         get(dead, 3)
         assert dead.opened(told.fileno())
         dead.cells[dead.at + L.MOVING] = 2
-        other.cells[other.at + L.WAITING] = 4
+        want(other, 4)
         for each in (told, untold):
             each.close()
         ended = time.monotonic()
@@ -231,7 +231,7 @@ def test_where_the_kernel_does_not_tell_it_gets_a_moment() -> None:
         get(dead, 3)
         assert dead.opened(ours.fileno())
         dead.cells[dead.at + L.MOVING] = 2
-        other.cells[other.at + L.WAITING] = 4
+        want(other, 4)
         dead.channel.hang_up()
         ended = time.monotonic()
         until(lambda: other.cells[other.at + L.CREDIT] == 1)

@@ -46,6 +46,9 @@ class Watched:
         self.real.close()
 
 
+LONG_AGO = 1  # ns
+
+
 class Budget:
     """A treasury and what its members do and report."""
 
@@ -57,6 +60,7 @@ class Budget:
         self.bells: list[int] = []
         self.grants: list[tuple[int, int]] = []
         self.treasury = Treasury(self.ledger, max_size, self.bells.append)
+        self.rang: set[int] = set()
 
     def attach(self, warm: int = 0) -> int:
         member = self.treasury.attach(os.getpid(), 1, warm, 0.0)
@@ -69,11 +73,16 @@ class Budget:
     def report(self, member: int, **facts: int) -> None:
         for name, value in facts.items():
             self.ledger.cells[self.ledger.row(member) + getattr(L, name.upper())] = value
+        idle = self.cell(member, L.HELD) - self.cell(member, L.IN_USE) - self.cell(member, L.MOVING)
+        self.ledger.cells[self.ledger.row(member) + L.IDLE_SINCE] = LONG_AGO if idle > 0 else 0
+        self.rang.add(member)
 
-    def settle(self, now: float = 0.0) -> float | None:
+    def settle(self, now: float = 100.0) -> float | None:
+        """All that have reported ring."""
         self.bells.clear()
         self.grants.clear()
-        return self.treasury.settle(now)
+        rang, self.rang = self.rang, set()
+        return self.treasury.settle(now, rang)
 
     def cell(self, member: int, cell: int) -> int:
         return self.ledger.cells[self.ledger.row(member) + cell]

@@ -22,7 +22,8 @@ def test_asked_for_one_that_it_takes_into_use_just_then(sqlite_uri: str) -> None
         books = Books(manager.name)
         less.ask("hold", 1)
         most.ask("hold", 3)
-        most.ask("reconnects_in", RECONNECT)
+        for puppet in (most, less):
+            puppet.ask("reconnects_in", RECONNECT)
         most.ask("release")
         less.ask("release")
         needy.tell("hold", 1)

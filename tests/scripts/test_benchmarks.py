@@ -1,15 +1,26 @@
-"""The benchmarks' harness: what is counted, what is shown. No benchmark runs here; none is a test."""
+"""The benchmarks' harness: what is counted, what is shown; some run for a moment, to see that they can. No figure is
+judged: none is a test."""
 
 from __future__ import annotations
 
 import io
+import os
+import tempfile
 from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
-from scripts.benchmarks.__main__ import NAMES, load, shown, table
+from mppool.shared import ledger
+from scripts.benchmarks import served
+from scripts.benchmarks.__main__ import NAMES, load, picks, shown, table
+from scripts.benchmarks.callers import Plan
 from scripts.benchmarks.contract import Benchmark, Results, Setting, Skip
+from scripts.benchmarks.rove import ours
+from scripts.benchmarks.sampler import Row, Sampler, Tally, layout, rows
+from tests.waiting import until
+
+HOME = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -56,3 +67,105 @@ def test_three_digits_are_shown() -> None:
 def test_without_a_server_a_peer_is_skipped() -> None:
     with pytest.raises(Skip, match="no PostgreSQL"):
         _ = Setting("/tmp", None).postgres_uri
+
+
+def test_peers_are_picked_by_parts_of_their_names() -> None:
+    name = "gthread 10, 40: psycopg_pool, 10 each"
+    assert [picks(part, name) for part in ("gthread", "gthread*40:", "10: ", "each")] == [True, True, False, True]
+
+
+def test_each_variant_of_web_is_served_as_its_name_says() -> None:
+    for name, measure in {**load("web").peers, **load("steady").peers}.items():
+        service = measure.args[0]  # type: ignore[attr-defined]
+        assert service.worker in name
+        assert service.mix == ("mix" in name)
+        assert (service.bounced > 0) == ("PgBouncer" in name)
+        assert (service.pool == "mppool") == (": " not in name or ": mppool" in name)
+        assert ("--preload" in service.command()) == (service.pool == "mppool" and "mppool run" not in name)
+
+
+# -- what samples of a ledger come to --------------------------------------------------------------------------
+
+
+def sampled(*moments: tuple[float, list[Row]], old: float = 0.01) -> Tally:
+    tally = Tally(old)
+    for now, found in moments:
+        tally.add(now, found)
+    return tally
+
+
+IDLE, BUSY, LINE = Row(1, 2, 1, 1, 0), Row(1, 2, 2, 0, 0), Row(2, 1, 1, 0, 3)
+
+
+def test_an_old_idle_connection_beside_a_waiter_elsewhere_is_timed() -> None:
+    tally = sampled(*((0.01 * n, [IDLE, LINE]) for n in range(11)))
+    assert tally.longest == pytest.approx(0.09), "since it was old"
+    assert (tally.samples, tally.beside) == (11, 10)
+
+
+@pytest.mark.parametrize(
+    "moments",
+    [
+        [(0.01 * n, [IDLE if n % 2 else BUSY, LINE]) for n in range(11)],
+        [(0.01 * n, [IDLE]) for n in range(11)],
+        [(0.01 * n, [IDLE._replace(waiting=1)]) for n in range(11)],
+        [(0.06 * n, [IDLE, LINE]) for n in range(11)],
+        [(0.01 * n, [IDLE._replace(idle_since=0.01 * n), LINE]) for n in range(11)],
+    ],
+    ids=["used in between", "nobody waits", "only its own wait", "not looked at for long", "the ledger knows better"],
+)
+def test_what_is_not_old_beside_a_waiter_elsewhere(moments: list[tuple[float, list[Row]]]) -> None:
+    assert sampled(*moments).longest == 0.0
+
+
+def test_permits_that_come_are_counted() -> None:
+    tally = sampled(*((0.1 * n, [IDLE._replace(credit=has)]) for n, has in enumerate([2, 5, 3, 4])))
+    assert (tally.taken, tally.seconds) == (4, pytest.approx(0.3))
+
+
+def test_the_ledger_is_read_as_it_is(tmp_path: os.PathLike[str]) -> None:
+    path = os.path.join(tmp_path, "ledger")
+    book, fd = ledger.Ledger.create(path)
+    os.close(fd)
+    at = book.row(1)
+    for cell, value in {
+        ledger.PID: 7, ledger.CREDIT: 5, ledger.HELD: 4, ledger.IN_USE: 2, ledger.MOVING: 1, ledger.WAITING: 3
+    }.items():  # fmt: skip
+        book.cells[at + cell] = value
+    found = rows(book.cells, layout(None))
+    assert [row[:5] for row in found] == [(7, 5, 2, 1, 3)]
+    assert [row[:5] for row in rows(book.cells, layout(HOME))] == [(7, 5, 2, 1, 3)], "another checkout's layout"
+    sampler = Sampler(path, 0.01)
+    sampler.start()
+    until(lambda: sampler.tally.samples > 3)
+    assert sampler.end().in_use == 2 * sampler.tally.samples
+    book.close()
+
+
+# -- small ones, measured once -----------------------------------------------------------------------------------
+
+
+def test_callers_of_several_processes_are_measured(postgres_uri: str) -> None:
+    plan = Plan(processes=2, threads=2, query=0.002, think=0.001, turn=0.1, seconds=0.5)
+    sample = ours(plan, 3, Setting("", postgres_uri))
+    assert sample["queries"] > 20
+    assert 0 <= sample["p50"] <= sample["p99"] <= sample["longest"]
+
+
+@pytest.mark.parametrize(("worker", "provider"), [("gthread", "sqlite"), ("asgi", "postgresql"), ("gthread", "mysql")])
+def test_a_gunicorn_is_served_and_looked_into(
+    worker: str, provider: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uris = {}
+    if provider != "sqlite":
+        stem = {"postgresql": "postgres", "mysql": "mysql"}[provider]
+        uris = {stem: request.getfixturevalue(f"{stem}_server").uri}
+    monkeypatch.setattr(served, "SECONDS", 0.5)
+    with tempfile.TemporaryDirectory(prefix="mpp-") as folder:  # short enough for a socket
+        setting = Setting(folder, **{"postgres": None, **uris})
+        sample = load("steady").peers[f"{provider} {worker} 10 mix"](setting)
+    assert sample["failures"] == 0
+    assert sample["requests"] > 20
+    assert sample["p50"] <= sample["longest"]
+    assert {"beside", "share", "moves", "opening", "manager", "cores", "wait"} <= sample.keys()
+    assert ("backends" in sample) == (provider != "sqlite")

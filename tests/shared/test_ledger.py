@@ -10,14 +10,14 @@ from itertools import pairwise
 
 import pytest
 
-from mppool.core.books import Account
+from mppool.core.accounts import Account
 from mppool.shared import ledger as L
 from mppool.shared.ledger import Ledger
 from tests.waiting import forked, until
 
 HEADER_CELLS = [value for name, value in vars(L).items() if name.startswith("H_")]
 MANAGERS_CELLS = [L.PID, L.STARTED, L.CREDIT, L.TARGET, L.LIMIT, L.KNOWN, L.TOKEN]
-MEMBERS_CELLS = [L.HELD, L.IN_USE, L.MOVING, L.CLOSING, L.WAITING, L.SINCE, L.WARM, L.COST]
+MEMBERS_CELLS = [L.HELD, L.IN_USE, L.MOVING, L.CLOSING, L.WAITING, L.SINCE, L.RIPE_AT, L.IDLE_SINCE, L.WARM, L.COST]
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def ledger(path: str) -> Iterator[Ledger]:
 
 
 def test_header_cells_are_apart_and_inside_the_header() -> None:
-    assert len(set(HEADER_CELLS)) == len(HEADER_CELLS) == 7
+    assert len(set(HEADER_CELLS)) == len(HEADER_CELLS) == 9
     assert all(0 <= cell < L.HEADER for cell in HEADER_CELLS)
 
 
@@ -63,14 +63,14 @@ def test_rows_fill_the_file_without_touching(ledger: Ledger) -> None:
 
 def test_facts_are_the_members_cells_in_the_order_of_an_accounts_reports(ledger: Ledger) -> None:
     """The treasury unpacks them by position into the account's fields of the same names."""
-    names = ["held", "in_use", "moving", "closing", "waiting", "since", "warm", "cost"]
+    names = ["held", "in_use", "moving", "closing", "waiting", "since", "ripe_at", "idle_since", "warm", "cost"]
     assert [getattr(L, name.upper()) for name in names] == MEMBERS_CELLS
     assert set(names) <= set(Account.__slots__)
     for row in (0, 7, L.ROWS - 1):
         for value, name in enumerate(names, start=10 * row):
             ledger.cells[ledger.row(row) + getattr(L, name.upper())] = value
     for row in (0, 7, L.ROWS - 1):
-        assert ledger.facts(row) == list(range(10 * row, 10 * row + 8))
+        assert ledger.facts(row) == list(range(10 * row, 10 * row + 10))
 
 
 def test_never_limits_nothing_and_fits_a_cell(ledger: Ledger) -> None:
