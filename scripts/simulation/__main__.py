@@ -104,7 +104,7 @@ def main(
 def sweep(choice: Choice, names: tuple[str, ...]) -> None:
     """Halve and double constants, one at a time, on the scenarios for tuning.
 
-    CONSTANT is one of the policy's, or an input of the model such as COST_BIAS. Without one: all of the policy's.
+    CONSTANT is one of the policy's, or an input of the model such as OPEN. Without one: all of the policy's.
     """
     names, known = names or tuple(mppool_model.constants()), mppool_model.inputs()
     if unknown := [name for name in names if name not in known]:

@@ -62,12 +62,13 @@ class Processors:
     """Cores that serve jobs first come, first served, a quantum at a time.
 
     Attributes:
+        cores: how many there are.
         used: processor seconds by kind of job.
     """
 
     def __init__(self, events: Events, cores: int) -> None:
         self._events = events
-        self._free = cores
+        self.cores = self._free = cores
         self._ready: deque[Job] = deque()
         self.used: dict[str, float] = {}
 

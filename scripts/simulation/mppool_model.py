@@ -1,8 +1,8 @@
 """This project's pool in the simulated world: the one file here that knows its insides.
 
-Real are the ledger's layout, `Books`, `Treasury` and `PoolMachine`; simulated time is passed to them as `now`. Modelled
-by hand are the local pool, the agent, the gate and the workshop of a process, and the bells between processes. Nobody
-dies, nothing fails, no connection gets too old.
+Real are the ledger's layout, `Row`, `Books`, `Treasury`, `Pace` and `PoolMachine`; simulated time is passed to them as
+`now`. Modelled by hand are the local pool, the agent, the gate and the workshop of a process, and the bells between
+processes. Nobody dies, nothing fails, no connection gets too old.
 
 Every permit that is taken counts as a connection, from before it is opened until its end is reported. More of them than
 the budget has, at any instant, ends the simulation with `Overspent`.
@@ -11,15 +11,19 @@ the budget has, at any instant, ends the simulation with `Overspent`.
 from __future__ import annotations
 
 import sys
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 from mppool.core import books
-from mppool.core.pool import Close, PoolMachine, Serve, Slot, Tend, Waiter
+from mppool.core.pool import Close, PoolMachine, Serve, Shortage, Slot, Tend, Waiter
 from mppool.manager import treasury
+from mppool.manager.server import Pace
 from mppool.process.gate import ASK_AGAIN, AT_ONCE
+from mppool.process.row import Row
+from mppool.process.workshop import RECENT
 from mppool.settings import PoolSettings
 from mppool.shared import ledger as L
 from scripts.simulation.engine import MS, Interpreter
@@ -28,24 +32,21 @@ from scripts.simulation.pools import Lend, Pool
 if TYPE_CHECKING:
     from scripts.simulation.world import World
 
-# Measured on the machine of the README's figures. Seconds.
-OPEN = 4.5 * MS  # processor time of opening a connection: the process, the driver's runtime and the server
+# Assumed: no benchmark measures these one by one. Seconds of processor time, where nothing else is said.
+OPEN = 4.5 * MS  # opening a connection: the process, the driver's runtime and the server
 OPEN_LOCKED = 0.2  # the share of it that needs the process's interpreter
 OPEN_STEPS = 4  # times that an open takes the interpreter
-OPEN_WAIT = 0.5 * MS  # besides
-CLOSE, CLOSE_WAIT = 0.5 * MS, 0.3 * MS
-BELL = 0.06 * MS  # from ringing until the other process has a processor to ask for
-AGENT = 0.04 * MS  # processor time of one round of an agent
-SETTLE, SETTLE_MEMBER = 0.05 * MS, 0.003 * MS  # processor time of a settlement, and more of it for each member
-REST = 0.0  # seconds at least between two settlements
-# Fitted: how many times too high a process's estimate of an open is. The last opens of a storm are divided by one.
-COST_BIAS = 3.0
+OPEN_WAIT = 0.5 * MS  # time besides
+CLOSE, CLOSE_WAIT = 0.5 * MS, 0.3 * MS  # the second is time besides
+BELL = 0.06 * MS  # time from ringing until the other process has a processor to ask for
+AGENT = 0.04 * MS  # one round of an agent
+SETTLE, SETTLE_READ, SETTLE_LOOK = 0.05 * MS, 0.003 * MS, 0.00006 * MS  # a settlement; each row and each cell it reads
 NEVER = 1e9  # seconds from now
 
 
 def constants() -> dict[str, Any]:
     """The policy's constants, by name: where each is to be set."""
-    return _numbers(books, books.Books)
+    return _numbers(books, books.Books, Shortage, Pace)
 
 
 def inputs() -> dict[str, Any]:
@@ -80,10 +81,23 @@ class Overspent(AssertionError):
 
 
 class Memory(L.Ledger):
-    """A ledger in this process's own memory."""
+    """A ledger in this process's own memory.
+
+    Attributes:
+        read, looked: rows, and cells of all rows, that the manager has read.
+    """
 
     def __init__(self) -> None:
         self.cells = memoryview(bytearray(L.SIZE)).cast("q")
+        self.read = self.looked = 0
+
+    def facts(self, index: int) -> list[int]:
+        self.read += 1
+        return super().facts(index)
+
+    def column(self, cell: int, rows: int) -> list[int]:
+        self.looked += rows
+        return super().column(cell, rows)
 
 
 class Semaphore:
@@ -122,41 +136,48 @@ class Mppool(Pool):
         self.permits = permits
         self.open = self.opening = 0  # connections, over all processes
         self.memory = Memory()
-        self.treasury = treasury.Treasury(self.memory, permits, self._ring_member)
-        self._interpreter = Interpreter()
-        self._settled, self._due, self._planned = 0.0, False, 0
+        self.treasury = treasury.Treasury(self.memory, permits, self._ring_member, world.processors.cores)
+        self._interpreter, self._pace = Interpreter(), Pace()
+        self._rang: set[int] = set()
+        self._due, self._planned = False, 0
         with mock.patch.object(treasury, "make", Semaphore):
             for number in range(world.processes):
                 self.treasury.attach(number + 1, 1, minimum, world.events.now)
         self.processes = [Process(self, number, minimum) for number in range(world.processes)]
-        self.ring()
         for process in self.processes:
             process.wake()
 
-    # -- the manager -----------------------------------------------------------------------------------------
+    # -- Manager ---------------------------------------------------------------------------------------------
 
-    def ring(self) -> None:
-        """Have the manager settle soon."""
+    def ring(self, member: int) -> None:
+        """A process has something new in its row."""
+        self._rang.add(member)
+        self._settle_soon(BELL)
+
+    def _settle_soon(self, seconds: float) -> None:
         if not self._due:
             self._due = True
-            self.world.events.after(max(BELL, self._settled + REST - self.world.events.now), self._compute)
+            self.world.events.after(max(seconds, self._pace.rest(self.world.events.now)), self._compute)
 
     def _compute(self) -> None:
-        seconds = SETTLE + SETTLE_MEMBER * len(self.processes)
-        self.world.processors.run(self._interpreter, seconds, "manager", self._settle)
+        self.world.processors.run(self._interpreter, SETTLE, "manager", self._settle)
 
     def _settle(self) -> None:
-        events = self.world.events
-        self._due, self._settled = False, events.now
-        again = self.treasury.settle(events.now)
+        now, memory = self.world.events.now, self.memory
+        self._pace.settles(now)
+        rang, self._rang, self._due = self._rang, set(), False
+        memory.read = memory.looked = 0
+        again = self.treasury.settle(now, sorted(rang))
         self._planned += 1
         if again is not None:
-            events.at(again + 1e-6, self._settle_again, self._planned)
+            self.world.events.at(again + 1e-6, self._settle_again, self._planned)
+        # The next settlement needs the same interpreter, so it comes after this.
+        seconds = SETTLE_READ * memory.read + SETTLE_LOOK * memory.looked
+        self.world.processors.run(self._interpreter, seconds, "manager", int)
 
     def _settle_again(self, planned: int) -> None:
-        if planned == self._planned and not self._due:
-            self._due = True
-            self._compute()
+        if planned == self._planned:
+            self._settle_soon(0.0)
 
     def _ring_member(self, member: int) -> None:
         self.world.events.after(BELL, self.processes[member].wake)
@@ -184,61 +205,50 @@ class Process:
     """One process: its local pool, agent, gate and workshop. Each method names the code that it stands for."""
 
     def __init__(self, pool: Mppool, number: int, minimum: int) -> None:
-        self.pool, self.world, self.events = pool, pool.world, pool.world.events
-        self.machine = PoolMachine(minimum, NEVER)
-        self.cells, self.at = pool.memory.cells, L.Ledger.row(number)
+        self.pool, self.world, self.events, self.number = pool, pool.world, pool.world.events, number
+        self.machine, self.row = PoolMachine(minimum, NEVER), Row()
+        self.row.sit(pool.memory.cells, L.Ledger.row(number))
         self.interpreter = pool.world.interpreters[number]
         semaphore: Any = pool.treasury.semaphores[number]
         self.semaphore: Semaphore = semaphore
         self.semaphore.given = lambda: self.events.after(BELL, self._given)
         self.random = pool.world.stream(f"gate {number}")
         self.turns = PoolSettings().connect_concurrency
-        self.cost = self.offered = self.closed_until = 0.0
+        self.recent: deque[float] = deque(maxlen=RECENT)
+        self.closed_until = 0.0
         self.listening = self.awake = False
         self.planned = 0
-        self.publish()
+        self.row.publish_warm(minimum)
+        self.row.publish(self.machine)
+
+    def ring(self) -> None:
+        self.pool.ring(self.number)
 
     # -- LocalPool -------------------------------------------------------------------------------------------
 
-    def publish(self) -> None:
-        machine, cells, at = self.machine, self.cells, self.at
-        held, borrowed = len(machine.slots), len(machine.borrowed)
-        cells[at + L.HELD] = held
-        cells[at + L.IN_USE] = borrowed
-        cells[at + L.MOVING] = held - borrowed - len(machine.idle)
-        cells[at + L.CLOSING] = len(machine.closing)
-        self.publish_line()
-
-    def publish_line(self) -> None:
-        waiters, cells, at = self.machine.waiters, self.cells, self.at
-        cells[at + L.WAITING] = len(waiters)
-        cells[at + L.SINCE] = int(next(iter(waiters)).since * 1e9) if waiters else 0
-
     def borrow(self, lend: Lend) -> None:
-        machine, cells, at = self.machine, self.cells, self.at
+        machine, row = self.machine, self.row
         slot = machine.borrow()
         if slot is not None:
-            cells[at + L.IN_USE] = len(machine.borrowed)
+            row.publish_lent(machine)
             lend(slot)
             return
-        machine.line_up(Caller(self.events.now, lend))
-        self.publish_line()
+        machine.line_up(Caller(self.events.now, lend), row.cost)
+        row.publish_line(machine)
         lacking = machine.to_open() > 0
-        if lacking and machine.demand > max(cells[at + L.KNOWN], cells[at + L.CREDIT]):
-            self.pool.ring()
+        if lacking and row.lacks(machine):
+            self.ring()
         if lacking and not self.listening:
             self.wake()
 
     def give_back(self, slot: Slot) -> None:
-        machine, cells, at = self.machine, self.cells, self.at
-        action = machine.give_back(slot, self.events.now, cells[at + L.LIMIT], fit=True, tend=False)
+        machine, row = self.machine, self.row
+        action = machine.give_back(slot, self.events.now, row.limit, fit=True, tend=False)
         if action is not None:
-            self.publish()
+            row.publish(machine)
             self.act(action)
-            return
-        cells[at + L.IN_USE] = len(machine.borrowed)
-        if cells[L.H_HUNGRY]:
-            self.wake()
+        elif row.publish_idle(machine):
+            self.ring()
 
     def act(self, action: Serve | Close | Tend) -> None:
         if isinstance(action, Serve):
@@ -261,16 +271,17 @@ class Process:
         run(self.interpreter, locked, "open", beyond)
 
     def opened(self, slot: Slot, began: float) -> None:
-        machine, cells, now = self.machine, self.cells, self.events.now
+        machine, now = self.machine, self.events.now
         self.pool.opening -= 1
-        took = COST_BIAS * (now - began) / max(1, len(machine.opening))
-        self.cost = min(took, self.cost + 0.1 * took) if self.cost else took
-        cells[self.at + L.COST] = int(self.cost * 1e9)
+        self.recent.append(now - began)
+        self.row.publish_cost(min(self.recent))
         action = machine.opened(slot, True, now, now + NEVER)
-        self.publish()
-        wake = machine.to_open() > 0 or not machine.opening or cells[L.H_HUNGRY]
+        ring = self.row.publish(machine)
+        wake = machine.to_open() > 0 or not machine.opening
         if action is not None:
             self.act(action)
+        if ring:
+            self.ring()
         if wake:
             self.wake()
 
@@ -284,9 +295,10 @@ class Process:
         self.machine.closed(slot)
         self.pool.open -= 1
         self.semaphore.give()
-        self.publish()
-        if self.cells[L.H_HUNGRY]:
-            self.pool.ring()
+        wanted = self.row.hungry
+        self.row.publish(self.machine)
+        if wanted:
+            self.ring()
         if self.machine.to_open() > 0:
             self.wake()
 
@@ -315,55 +327,34 @@ class Process:
             self.wake()
 
     def reconcile(self) -> None:
-        now, machine, cells, at = self.events.now, self.machine, self.cells, self.at
+        now, machine, row = self.events.now, self.machine, self.row
         self.awake = False
-        leaving = machine.surrender(now, cells[at + L.TARGET], cells[at + L.LIMIT], self.cost)
+        leaving = machine.surrender(now, row.target, row.limit, row.cost)
         if leaving:
-            self.publish()
+            row.publish(machine)
         for slot in leaving:
             self.close(slot)
         self.take()
-        wants, credit, target = machine.to_open(), cells[at + L.CREDIT], cells[at + L.TARGET]
-        opens_at = self.opens_at()
-        self.listening = wants > 0 and (len(machine.slots) < target or target >= credit) and opens_at <= now
-        unknown = wants > 0 and machine.demand > max(cells[at + L.KNOWN], credit)
-        if unknown or self.offers(now) or self.cannot(target, cells[at + L.LIMIT]):
-            self.pool.ring()
+        wants, opens_at = machine.to_open(), self.opens_at()
+        room = row.may_take or len(machine.slots) < row.target
+        self.listening = wants > 0 and room and opens_at <= now
+        if wants and row.lacks(machine):
+            self.ring()
         if self.listening and self.semaphore.permits and self.has_room():
             self.wake()
-        self.sleep(now, opens_at if wants else NEVER)
+        self.planned += 1
+        if wants and now < opens_at < NEVER:
+            self.events.at(opens_at + 1e-6, self._slept, self.planned)
 
     def take(self) -> None:
         while self.has_room() and self.enter() and self.semaphore.take():
             self.pool.taken()
-            slot = self.machine.take()
-            self.publish()
+            slot = self.machine.take(self.events.now, self.row.cost)
+            self.row.publish(self.machine)
             self.open(slot, self.events.now, OPEN_STEPS)
 
     def has_room(self) -> bool:
-        return self.machine.to_open() > 0 and len(self.machine.slots) < self.cells[self.at + L.TARGET]
-
-    def offers(self, now: float) -> bool:
-        if not self.machine.idle or not self.cells[L.H_HUNGRY]:
-            return False
-        ripe = [slot.idle_since for slot in self.machine.idle if slot.idle_since + self.cost <= now]
-        if ripe and max(ripe) > self.offered:
-            self.offered = max(ripe)
-            return True
-        return False
-
-    def cannot(self, target: int, limit: int) -> bool:
-        machine = self.machine
-        return min(len(machine.slots) - len(machine.closing), limit) - target > len(machine.idle)
-
-    def sleep(self, now: float, opens_at: float) -> None:
-        machine, cells, at = self.machine, self.cells, self.at
-        times = [opens_at] if now < opens_at < NEVER else []
-        if machine.idle and (cells[L.H_HUNGRY] or cells[at + L.TARGET] < cells[at + L.CREDIT]):
-            times.extend(ripe for slot in machine.idle if (ripe := slot.idle_since + self.cost) > now)
-        self.planned += 1
-        if times:
-            self.events.at(min(times) + 1e-6, self._slept, self.planned)
+        return self.machine.to_open() > 0 and len(self.machine.slots) < self.row.target
 
     def _slept(self, planned: int) -> None:
         if planned == self.planned:

@@ -266,8 +266,8 @@ def test_a_constant_keeps_its_type(monkeypatch: pytest.MonkeyPatch) -> None:
         assert isinstance(value, int)
     with mppool_model.scaled("SECONDS", 0.5) as value:
         assert value == books.SECONDS == 1.5  # type: ignore[attr-defined]
-    with mppool_model.scaled("COST_BIAS", 2.0) as value:
-        assert value == mppool_model.COST_BIAS
+    with mppool_model.scaled("OPEN", 2.0) as value:
+        assert value == mppool_model.OPEN
 
 
 def test_scenarios_for_choosing_and_for_judging_are_different_ones() -> None:
