@@ -155,7 +155,7 @@ def test_a_busy_process_gets_only_its_fixed_share() -> None:
 
 def test_a_proxy_is_no_faster_than_its_one_interpreter() -> None:
     load = in_each(16, always(0.1 * MS), None)
-    assert figures(Proxy, load, permits=64).per_second == pytest.approx(1 / HOP, rel=0.01)
+    assert figures(Proxy, load, permits=64, seconds=0.5).per_second == pytest.approx(1 / HOP, rel=0.01)
 
 
 def test_a_proxy_lends_a_connection_again_before_its_client_knows() -> None:
@@ -169,7 +169,7 @@ def test_a_proxy_lends_a_connection_again_before_its_client_knows() -> None:
 @pytest.mark.parametrize("pool", [Static, Mppool])
 def test_nobody_is_better_than_the_ideal(pool: Callable[[World, int], Pool]) -> None:
     load = in_each(8, about(5 * MS), about(5 * MS))
-    ideal, found = (figures(each, load, program=LIGHT, seconds=4.0) for each in (Ideal, pool))
+    ideal, found = (figures(each, load, program=LIGHT) for each in (Ideal, pool))
     assert found.per_second <= ideal.per_second * 1.01
     assert found.p99 >= ideal.p99
 
@@ -220,16 +220,15 @@ def more_by_one(begin: Callable[..., None]) -> Callable[..., None]:
 # -- the tables ------------------------------------------------------------------------------------------------
 
 
-QUICK = ("--only", "16 on 4, think", "--seeds", "2", "--seconds", "0.5")
+QUICK = ("--only", "16 on 4, think", "--seeds", "1", "--seconds", "0.2")
 
 
 def test_the_same_seed_prints_the_same_table() -> None:
     table = printed(*QUICK, "--jobs", "1")
-    assert printed(*QUICK, "--jobs", "2") == table
     assert printed(*QUICK, "--jobs", "1", "--seed", "5") != table
     for hash_seed in ("1", "2"):
         done = subprocess.run(
-            [sys.executable, "-m", "scripts.simulation", *QUICK, "--jobs", "1"],
+            [sys.executable, "-m", "scripts.simulation", *QUICK, "--jobs", hash_seed],
             env={**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": os.path.join(FOLDER, "..", "..")},
             capture_output=True,
             text=True,
