@@ -436,8 +436,8 @@ def test_who_declares_less_frees_the_rest(budget: Budget) -> None:
 @pytest.mark.parametrize(("pid", "started", "token"), [(0, 1, 77), (None, 2, 77), (None, 1, 78), (None, 1, 0)])
 def test_an_account_is_nobody_elses(budget: Budget, pid: int | None, started: int, token: int) -> None:
     absent = budget.worker(3)
-    treasury = successor(budget, absent)
     budget.ledger.cells[budget.ledger.row(absent) + L.TOKEN] = 77 if token else 0
+    treasury = successor(budget, absent)
     other = treasury.attach(os.getpid() if pid is None else pid, started, 0, 0.0, token)
     assert other is not None
     assert other != absent
