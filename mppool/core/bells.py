@@ -33,7 +33,13 @@ def given_up(demand: int, known: int) -> bool:
     return demand < known
 
 
-# A permit that was put back is told of while `hungry`; a connection that is the first to become idle while `telling`.
+def spares(demand: int, held: int, known: int, credit: int) -> bool:
+    """Permits lie unused that callers needed when the manager last looked, and need no more: others have come back."""
+    return demand < known and max(demand, held) < credit
+
+
+# A permit that was put back, or is spared, is told of while `hungry`; a connection that is the first to become idle
+# while `telling`.
 
 # -- the manager, after it has written a member's orders -----------------------------------------------------
 

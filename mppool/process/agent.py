@@ -321,7 +321,7 @@ class Agent:
             opens_at = self._gate.opens_at(now)
             may = opens_at == now
             self.listening = listening = wants > 0 and room and may
-            ring = wants > 0 and row.lacks(machine)
+            ring = (wants > 0 and row.lacks(machine)) or row.spares(machine)
             warm = self._starting if not machine.opening and not (wants and not may) else []
             if warm:
                 self._starting = []

@@ -75,6 +75,17 @@ def test_nobody_is_left_waiting() -> None:
     walk(1500)
 
 
+SEEN = [  # schedules that once left somebody waiting
+    # Callers for whom permits were granted got connections that came back instead; the permits lay there unused.
+    (Script(3, [(1, "borrow")], [["borrow", "borrow", "back"], ["quit", "borrow", "rest"]], "postgresql"), 25395),
+]
+
+
+@pytest.mark.parametrize(("script", "seed"), SEEN)
+def test_nobody_is_left_waiting_any_more(script: Script, seed: int) -> None:
+    play(script, seed)
+
+
 # -- planted bugs --------------------------------------------------------------------------------------------
 
 Plant = Callable[[pytest.MonkeyPatch], None]
