@@ -46,15 +46,17 @@ def spares(demand: int, held: int, known: int, credit: int) -> bool:
 if TYPE_CHECKING:
 
     class Orders(NamedTuple):
-        """What a member was told, and whether it has to close something for that."""
+        """What a member was told, whether it has to close something for that, and since when its oldest idle connection
+        has been so: one that is younger than the order may have been too young to be closed for it."""
 
         credit: int
         target: int
         limit: int
         must_close: bool
+        idle_since: float
 
 else:  # the manager does not import typing
-    Orders = namedtuple("Orders", "credit target limit must_close")
+    Orders = namedtuple("Orders", "credit target limit must_close idle_since")
 
 
 def must_tell(said: Orders | None, say: Orders, waiting: bool) -> bool:

@@ -16,7 +16,7 @@ from mppool.manager.treasury import Treasury
 from mppool.process.agent import Agent
 from mppool.process.row import Row
 from mppool.shared import ledger as L
-from tests.process.interleaved import HORIZON, Process, World, world_of
+from tests.process.interleaved import HORIZON, World, world_of
 
 WORDS = ("borrow", "borrow", "borrow", "back", "back", "drop", "quit", "rest")
 
@@ -78,6 +78,16 @@ def test_nobody_is_left_waiting() -> None:
 SEEN = [  # schedules that once left somebody waiting
     # Callers for whom permits were granted got connections that came back instead; the permits lay there unused.
     (Script(3, [(1, "borrow")], [["borrow", "borrow", "back"], ["quit", "borrow", "rest"]], "postgresql"), 25395),
+    # A connection was lent and came back before its process heard that it was to be closed; then it was too young.
+    (
+        Script(
+            1,
+            [(0, "back"), (0, "quit"), (1, "back"), (0, "borrow"), (1, "quit")],
+            [["rest", "borrow", "back", "quit"], ["borrow", "borrow", "borrow"]],
+            "sqlite",
+        ),
+        12363,
+    ),
 ]
 
 
