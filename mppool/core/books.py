@@ -347,7 +347,7 @@ class Books:
             self._share(plan, wanted - missing, missing, now)
         for member in self._ordered:
             account = self.accounts[member]
-            if account.unused and account.target < account.credit:
+            if self._is_unused(account):
                 plan.recalls.append((member, min(account.unused, account.credit - account.target)))
 
     def _take_unneeded(self, wanted: int) -> int:
@@ -401,7 +401,11 @@ class Books:
         """Members have just been told that others wait: whether one has put a permit back before it could read that."""
         before = len(self._slack)
         self._search()
-        return len(self._slack) > before
+        return len(self._slack) > before or any(self._is_unused(self.accounts[member]) for member in self._ordered)
+
+    def _is_unused(self, account: Account) -> bool:
+        """Whether there are permits on the semaphore that are called back."""
+        return account.unused > 0 and account.target < account.credit
 
     def look_again(self, now: float) -> bool:
         """Members have just been asked to tell of idle connections: whether one has become idle before that."""

@@ -88,6 +88,16 @@ SEEN = [  # schedules that once left somebody waiting
         ),
         12363,
     ),
+    # A permit that was called back was put back before it could be read that others wait; its process waited, too.
+    (
+        Script(
+            1,
+            [(1, "borrow"), (2, "quit")],
+            [["borrow", "borrow"], ["drop", "borrow", "back"], ["rest", "back"]],
+            "sqlite",
+        ),
+        22353,
+    ),
 ]
 
 
