@@ -138,6 +138,7 @@ class Agent:
         one go with the machine's report: what is held and what lies on the semaphore never change apart."""
         assert self._member is not None
         self._member.semaphore.give()
+        self._pool.publish()  # before it is read who waits: else the manager may see neither the permit nor a bell
         return self._pool.row.hungry
 
     def permit_unused(self, wanted: bool, wake: bool) -> None:

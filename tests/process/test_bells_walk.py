@@ -98,6 +98,16 @@ SEEN = [  # schedules that once left somebody waiting
         ),
         22353,
     ),
+    # A permit was put back, and its process read that nobody waits before it wrote that it holds no permit.
+    (
+        Script(
+            2,
+            [(2, "borrow"), (1, "borrow"), (2, "quit")],
+            [["borrow", "borrow", "rest"], ["borrow", "drop", "borrow", "back"], ["back", "borrow", "drop", "quit"]],
+            "sqlite",
+        ),
+        27142,
+    ),
 ]
 
 
