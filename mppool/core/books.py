@@ -274,7 +274,8 @@ class Books:
         free = self.accounts.free
         if free <= 0 or not self.shortage:
             return
-        takers = self._takers(free, list(self._rich) if free > len(self._poor) else ())
+        enough = free > len(self._poor)
+        takers = self._takers(free, list(self._rich) if enough else ())
         heapify(takers)
         granted: dict[int, int] = {}
         while free > 0 and takers:
@@ -286,6 +287,8 @@ class Books:
             else:
                 heappop(takers)
         self._book(plan, granted, now)
+        if free > 0 and not enough:
+            self._grant(plan, now)  # some that have nothing had given up: the others come
 
     def _takers(self, most: int, rich: Iterable[int]) -> list[tuple[int, float, int, int]]:
         """(permits it has, place in line, member, permits it lacks) of the first members that have nothing, and of some

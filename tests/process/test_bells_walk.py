@@ -108,6 +108,16 @@ SEEN = [  # schedules that once left somebody waiting
         ),
         27142,
     ),
+    # A permit came free for a member that had given up, and was not granted to another.
+    (
+        Script(
+            2,
+            [(0, "borrow"), (2, "borrow"), (2, "back")],
+            [["borrow"], ["back", "borrow", "back", "quit"], ["quit"]],
+            "sqlite",
+        ),
+        58114,
+    ),
 ]
 
 
