@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 from greenlet import GreenletExit, getcurrent, greenlet
 
+from mppool.core.books import CHEAPEST
 from mppool.core.pool import Slot, Waiter
 from mppool.manager import treasury as treasury_module
 from mppool.manager.treasury import Treasury
@@ -33,6 +34,7 @@ from mppool.shared.turns import Turn
 
 FOR_EVER = 1e9  # seconds
 HORIZON = 0.1  # seconds in which all that is due after a race must have come to rest: no timer of the policy is longer
+LATE = 0.00005  # seconds that timers go off too late
 MOST_TURNS = 20_000  # of greenlets in one race
 
 
@@ -163,7 +165,7 @@ class World:
         """Until the end, with all that happens by then."""
         self.run()
         while (at := self.next_at()) is not None and at <= end:
-            self.now = at
+            self.now = at + LATE  # so that those which are due at about the same time meet
             self.run()
         self.now = max(self.now, end)
 
@@ -496,6 +498,10 @@ class Process:
         self._served()
         if self.callers:
             self.pool.forsake(self.callers.pop())
+
+    def nap(self) -> None:
+        """About as long as a reconnect takes passes."""
+        self._world.wait(lambda: False, self._world.now + CHEAPEST)
 
     def rest(self) -> None:
         """A while passes."""
