@@ -33,22 +33,30 @@ def given_up(demand: int, known: int) -> bool:
     return demand < known
 
 
-# A permit that was put back is told of while `hungry`; a connection that is the first to become idle while `telling`.
+def spares(demand: int, held: int, known: int, credit: int) -> bool:
+    """Permits lie unused that callers needed when the manager last looked, and need no more: others have come back."""
+    return demand < known and max(demand, held) < credit
+
+
+# A permit that was put back, or is spared, is told of while `hungry`; a connection that is the first to become idle
+# while `telling`.
 
 # -- the manager, after it has written a member's orders -----------------------------------------------------
 
 if TYPE_CHECKING:
 
     class Orders(NamedTuple):
-        """What a member was told, and whether it has to close something for that."""
+        """What a member was told, whether it has to close something for that, and since when its oldest idle connection
+        has been so: one that is younger than the order may have been too young to be closed for it."""
 
         credit: int
         target: int
         limit: int
         must_close: bool
+        idle_since: float
 
 else:  # the manager does not import typing
-    Orders = namedtuple("Orders", "credit target limit must_close")
+    Orders = namedtuple("Orders", "credit target limit must_close idle_since")
 
 
 def must_tell(said: Orders | None, say: Orders, waiting: bool) -> bool:

@@ -274,7 +274,8 @@ class Books:
         free = self.accounts.free
         if free <= 0 or not self.shortage:
             return
-        takers = self._takers(free, list(self._rich) if free > len(self._poor) else ())
+        enough = free > len(self._poor)
+        takers = self._takers(free, list(self._rich) if enough else ())
         heapify(takers)
         granted: dict[int, int] = {}
         while free > 0 and takers:
@@ -286,6 +287,8 @@ class Books:
             else:
                 heappop(takers)
         self._book(plan, granted, now)
+        if free > 0 and not enough:
+            self._grant(plan, now)  # some that have nothing had given up: the others come
 
     def _takers(self, most: int, rich: Iterable[int]) -> list[tuple[int, float, int, int]]:
         """(permits it has, place in line, member, permits it lacks) of the first members that have nothing, and of some
@@ -349,7 +352,7 @@ class Books:
             self._share(plan, wanted - missing, missing, now)
         for member in self._ordered:
             account = self.accounts[member]
-            if account.unused and account.target < account.credit:
+            if self._is_unused(account):
                 plan.recalls.append((member, min(account.unused, account.credit - account.target)))
 
     def _take_unneeded(self, wanted: int) -> int:
@@ -410,7 +413,11 @@ class Books:
         """Members have just been told that others wait: whether one has put a permit back before it could read that."""
         before = len(self._slack)
         self._search()
-        return len(self._slack) > before
+        return len(self._slack) > before or any(self._is_unused(self.accounts[member]) for member in self._ordered)
+
+    def _is_unused(self, account: Account) -> bool:
+        """Whether there are permits on the semaphore that are called back."""
+        return account.unused > 0 and account.target < account.credit
 
     def look_again(self, now: float) -> bool:
         """Members have just been asked to tell of idle connections: whether one has become idle before that."""

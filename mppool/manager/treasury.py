@@ -127,7 +127,7 @@ class Treasury:
         cells[at + L.STARTED] = started
         cells[at + L.TOKEN] = token
         cells[at + L.PID] = pid
-        self._told[row] = Orders(0, 0, 0, False)
+        self._told[row] = Orders(0, 0, 0, False, 0.0)
         self.books.attach(row, now)
         return row
 
@@ -267,7 +267,8 @@ class Treasury:
             return False
         cells, at = self.ledger.cells, self.ledger.row(member)
         must_close = account.held - account.closing > account.target
-        said, say = self._told[member], Orders(account.credit, account.target, account.limit, must_close)
+        said = self._told[member]
+        say = Orders(account.credit, account.target, account.limit, must_close, account.idle_since)
         self._told[member] = say
         known = min(account.demand, L.NEVER)
         before = max(cells[at + L.KNOWN], cells[at + L.CREDIT])

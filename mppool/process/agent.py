@@ -138,6 +138,7 @@ class Agent:
         one go with the machine's report: what is held and what lies on the semaphore never change apart."""
         assert self._member is not None
         self._member.semaphore.give()
+        self._pool.publish()  # before it is read who waits: else the manager may see neither the permit nor a bell
         return self._pool.row.hungry
 
     def permit_unused(self, wanted: bool, wake: bool) -> None:
@@ -321,7 +322,7 @@ class Agent:
             opens_at = self._gate.opens_at(now)
             may = opens_at == now
             self.listening = listening = wants > 0 and room and may
-            ring = wants > 0 and row.lacks(machine)
+            ring = (wants > 0 and row.lacks(machine)) or row.spares(machine)
             warm = self._starting if not machine.opening and not (wants and not may) else []
             if warm:
                 self._starting = []

@@ -112,6 +112,11 @@ class Row:
         """Whether the manager must be told of callers in line."""
         return bells.lacks(machine.demand, self._cells[self._known], self._cells[self._credit])
 
+    def spares(self, machine: PoolMachine) -> bool:
+        """Whether the manager must be told of permits that callers here need no more."""
+        cells = self._cells
+        return self.hungry and bells.spares(machine.demand, len(machine.slots), cells[self._known], cells[self._credit])
+
     def given_up(self, machine: PoolMachine) -> bool:
         """Whether the manager counts on callers that wait no more."""
         return bells.given_up(machine.demand, self._cells[self._known])

@@ -153,7 +153,6 @@ class Workshop:
             starting, pause = pool.agent.failing(error)
             self.connect_errors += 1
             self.last_connect_error = (monotonic(), error)
-            pool.publish()
         for waiter in starting:
             waiter.wake()
         pool.agent.permit_unused(wanted, False)
@@ -223,6 +222,5 @@ class Workshop:
             pool.machine.closed(slot)
             wanted = pool.agent.put_back()
             self.closed += 1
-            pool.publish()
             wake = pool.machine.stopped or pool.machine.to_open() > 0
         pool.agent.permit_unused(wanted, wake)

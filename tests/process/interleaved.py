@@ -1,0 +1,543 @@
+"""A budget in one thread: several processes' real pools and a real treasury, at any interleaving.
+
+The code is the package's: `LocalPool` with its agent, workshop and row, and `Treasury` with its books. What lies
+between and below is made of greenlets: threads, locks, selectors, bells, semaphores, the ledger's cells and the clock.
+Before each load and store of a cell, each give and take of a semaphore, each bell and each lock, the scheduler may have
+another greenlet go on. Processors that keep a store to themselves for a while are not modelled.
+"""
+
+from __future__ import annotations
+
+import selectors
+from array import array
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from random import Random
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from greenlet import GreenletExit, getcurrent, greenlet
+
+from mppool.core.books import CHEAPEST
+from mppool.core.pool import Slot, Waiter
+from mppool.manager import treasury as treasury_module
+from mppool.manager.treasury import Treasury
+from mppool.process import agent as agent_module
+from mppool.process import gate as gate_module
+from mppool.process import local as local_module
+from mppool.process import workshop as workshop_module
+from mppool.process.local import LocalPool
+from mppool.settings import BudgetSettings, PoolSettings
+from mppool.shared import ledger as L
+from mppool.shared.turns import Turn
+
+FOR_EVER = 1e9  # seconds
+HORIZON = 0.1  # seconds in which all that is due after a race must have come to rest: no timer of the policy is longer
+LATE = 0.00005  # seconds that timers go off too late
+MOST_TURNS = 20_000  # of greenlets in one race
+
+
+class Task:
+    """A thread of some process. ``ready``: it waits for that, or until a time; None: it can go on."""
+
+    def __init__(self, run: Callable[[], None], priority: float) -> None:
+        self.greenlet = greenlet(run)
+        self.priority = priority
+        self.ready: Callable[[], object] | None = None
+        self.until: float | None = None
+
+    def can_run(self, now: float) -> bool:
+        return self.ready is None or (self.until is not None and now >= self.until) or bool(self.ready())
+
+
+class Schedule:
+    """Decides who goes on.
+
+    Half of the schedules throw dice at every step. The others have the task of the highest priority go on; the
+    priorities are random, and at a few random steps that of the running task becomes the lowest (Burckhardt et al.,
+    "A randomized scheduler with probabilistic guarantees of finding bugs").
+
+    Args:
+        seed: of all that is random.
+    """
+
+    STEPS = 500  # a race has about so many
+
+    def __init__(self, seed: int) -> None:
+        self.random = random = Random(seed)
+        self.by_dice = random.random() < 0.5
+        self.eagerness = random.choice((0.02, 0.1, 0.5))
+        self.changes = {random.randrange(self.STEPS) for _ in range(random.randint(1, 5))}
+        self.hurry = random.choice((0.0, 0.0, 0.02))  # how often a timer goes off although somebody can go on
+
+    def priority(self) -> float:
+        return self.random.random()
+
+    def switches(self, task: Task, step: int) -> bool:
+        """Whether another may go on before this task's next step."""
+        if self.by_dice:
+            return self.random.random() < self.eagerness
+        if step in self.changes:
+            task.priority = -float(step)
+        return True
+
+    def pick(self, tasks: list[Task]) -> Task:
+        return self.random.choice(tasks) if self.by_dice else max(tasks, key=lambda task: task.priority)
+
+
+class World:
+    """Tasks, the clock, and what is shared between processes."""
+
+    def __init__(self, seed: int, max_size: int, provider: str) -> None:
+        self.schedule = Schedule(seed)
+        self.now = 1.0
+        self.max_size = max_size
+        self.racing = False  # else whoever runs goes on until it waits
+        self.steps = self.turns = 0
+        self.tasks: list[Task] = []
+        self.task: Task | None = None
+        self.error: BaseException | None = None
+        self.bells: set[int] = set()  # rows whose bells the manager has still to hear
+        self.members: list[Process] = []
+        self.hub = getcurrent()
+        self.ledger = L.Ledger.__new__(L.Ledger)  # its cells are all that it is
+        self.ledger.cells = Cells(self, array("q", bytes(8 * (L.HEADER + 8 * L.ROW))))  # type: ignore[assignment]
+        uri = "sqlite:./interleaved.db" if provider == "sqlite" else "postgresql://localhost/interleaved"
+        self.budget = BudgetSettings(uri, max_size)
+        self.again_at: float | None = None
+
+    def monotonic(self) -> float:
+        """The clock. It goes on between two looks, be they of different processes."""
+        self.now += 1e-6
+        return self.now
+
+    # -- scheduling ------------------------------------------------------------------------------------------
+
+    def spawn(self, run: Callable[[], None]) -> None:
+        def guarded() -> None:
+            try:
+                run()
+            except GreenletExit:
+                raise
+            except BaseException as error:
+                self.error = self.error or error
+
+        self.tasks.append(Task(guarded, self.schedule.priority()))
+
+    def step(self) -> None:
+        """Another task may go on now."""
+        task = self.task
+        if task is None or not self.racing:
+            return
+        self.steps += 1
+        if self.schedule.switches(task, self.steps):
+            self.hub.switch()
+
+    def wait(self, ready: Callable[[], object], until: float | None = None) -> None:
+        """Until something is so, or it is time."""
+        task = self.task
+        assert task is not None, "only tasks wait"
+        task.ready, task.until = ready, until
+        self.hub.switch()
+        task.ready = task.until = None
+
+    def run(self) -> None:
+        """Until everybody waits."""
+        while tasks := [task for task in self.tasks if task.can_run(self.now)]:
+            self.turns += 1
+            assert self.turns < MOST_TURNS, "they never come to rest"
+            if self.racing and self.schedule.random.random() < self.schedule.hurry and (at := self.next_at()):
+                self.now = min(at, self.now + 0.001)
+            self.task = task = self.schedule.pick(tasks) if self.racing else tasks[0]
+            task.greenlet.switch()
+            self.task = None
+            if task.greenlet.dead:
+                self.tasks.remove(task)
+            if self.error is not None:
+                raise self.error
+            self.count()
+
+    def next_at(self) -> float | None:
+        return min((t.until for t in self.tasks if t.until is not None and t.until > self.now), default=None)
+
+    def pass_time(self, end: float) -> None:
+        """Until the end, with all that happens by then."""
+        self.run()
+        while (at := self.next_at()) is not None and at <= end:
+            self.now = at + LATE  # so that those which are due at about the same time meet
+            self.run()
+        self.now = max(self.now, end)
+
+    def end(self) -> None:
+        self.racing = False
+        for task in self.tasks:
+            self.task = task
+            task.greenlet.throw(GreenletExit)
+        self.task = None
+
+    # -- the manager -----------------------------------------------------------------------------------------
+
+    def reign(self, treasury: Treasury) -> None:
+        """`Manager.run` as far as bells and the clock go."""
+        self.treasury = treasury
+        self.spawn(self._settle)
+
+    def _settle(self) -> None:
+        while True:
+            self.wait(lambda: self.bells, self.again_at)
+            rang, self.bells = self.bells, set()
+            self.again_at = self.treasury.settle(self.monotonic(), rang)
+
+    def ring(self, row: int) -> None:
+        """The manager rings a member."""
+        self.step()
+        for process in self.members:
+            if process.row == row:
+                process.channel.rung = True
+
+    # -- the truth -------------------------------------------------------------------------------------------
+
+    def count(self) -> None:
+        """Permits are never made, and never more than there are."""
+        held = sum(len(process.pool.machine.slots) + process.semaphore.count for process in self.members)
+        assert held <= self.max_size, f"{held} permits are out, of {self.max_size}"
+
+    def judge(self) -> None:
+        """All is at rest: nobody waits beside a permit that nobody uses."""
+        waiting = [number for number, process in enumerate(self.members) if process.pool.machine.waiters]
+        if not waiting:
+            return
+        free = self.treasury.books.accounts.free
+        assert free == 0, f"{waiting} wait, and {free} permits are free"
+        for number, process in enumerate(self.members):
+            machine = process.pool.machine
+            assert not process.semaphore.count, f"{waiting} wait, and a permit lies on the semaphore of {number}"
+            assert not machine.idle, f"{waiting} wait, and {number} has an idle connection"
+            assert machine.slots == machine.borrowed, "something is never finished"
+
+
+class Cells:
+    """The ledger's cells. A slice is not read in one go."""
+
+    def __init__(self, world: World, raw: array[int]) -> None:
+        self._world, self._raw = world, raw
+
+    def __getitem__(self, cell: int | slice) -> Any:
+        if isinstance(cell, slice):
+            return Column(self[each] for each in range(*cell.indices(len(self._raw))))
+        self._world.step()
+        return self._raw[cell]
+
+    def __setitem__(self, cell: int, value: int) -> None:
+        self._world.step()
+        self._raw[cell] = value
+
+    def __len__(self) -> int:
+        return len(self._raw)
+
+
+class Column(list[int]):
+    def tolist(self) -> list[int]:
+        return list(self)
+
+
+class Semaphore:
+    def __init__(self, world: World) -> None:
+        self._world, self.count = world, 0
+        self.fds: list[int] = []
+
+    def fileno(self) -> int:
+        return id(self)
+
+    def is_readable(self) -> bool:
+        return self.count > 0
+
+    def give(self, permits: int = 1) -> None:
+        self._world.step()
+        self.count += permits
+        self._world.count()
+
+    def take(self) -> bool:
+        self._world.step()
+        taken = self.count > 0
+        self.count -= taken
+        return taken
+
+    def close(self) -> None:
+        pass
+
+
+class Lock:
+    def __init__(self, world: World) -> None:
+        self._world, self._held = world, False
+
+    def __enter__(self) -> None:
+        self._world.step()
+        if self._held:
+            self._world.wait(lambda: not self._held)
+        self._held = True
+
+    def __exit__(self, *exc: object) -> None:
+        self._held = False
+
+
+class Alarm:
+    def __init__(self, world: World) -> None:
+        self._world, self._rung = world, False
+
+    def fileno(self) -> int:
+        return id(self)
+
+    def is_readable(self) -> bool:
+        return self._rung
+
+    def ring(self) -> None:
+        self._world.step()
+        self._rung = True
+
+    def hush(self) -> None:
+        self._world.step()
+        self._rung = False
+
+
+class Channel:
+    """A member's connection to the manager. It carries bells, and nothing else."""
+
+    def __init__(self, world: World, row: int) -> None:
+        self._world, self._row = world, row
+        self.rung = False
+
+    def fileno(self) -> int:
+        return id(self)
+
+    def is_readable(self) -> bool:
+        return self.rung
+
+    def ring(self) -> None:
+        self._world.step()
+        self._world.bells.add(self._row)
+
+
+class Key:
+    def __init__(self, fileobj: Any) -> None:
+        self.fileobj = fileobj
+
+
+class Selector:
+    def __init__(self, world: World) -> None:
+        self._world, self._files = world, dict[int, Any]()
+
+    def register(self, fileobj: Any, events: int) -> None:
+        self._files[fileobj.fileno()] = fileobj
+
+    def unregister(self, fileobj: Any) -> None:
+        del self._files[fileobj.fileno()]
+
+    def get_map(self) -> dict[int, Any]:
+        return self._files
+
+    def _readable(self) -> list[Any]:
+        return [each for each in self._files.values() if each.is_readable()]
+
+    def select(self, pause: float | None) -> list[tuple[Key, int]]:
+        self._world.step()
+        if not self._readable():
+            self._world.wait(self._readable, None if pause is None else self._world.now + pause)
+        return [(Key(each), 1) for each in self._readable()]
+
+
+class Member:
+    """A seat, taken. Taking it is no part of a race."""
+
+    undeclared = False
+
+    def __init__(self, world: World, process: Process) -> None:
+        row = world.treasury.attach(1, 1, 0, world.now)
+        assert row is not None
+        process.row, self.at, self.cells = row, world.ledger.row(row), world.ledger.cells
+        self.semaphore = process.semaphore = world.treasury.semaphores[row]  # type: ignore[assignment]
+        self.channel = process.channel = Channel(world, row)
+        world.bells.add(row)
+
+    def heard(self) -> bool:
+        self.channel.rung = False
+        return True
+
+
+class Endings:
+    """No server ends a connection."""
+
+    def fileno(self) -> int:
+        return -1
+
+    def hear(self) -> None:
+        pass
+
+    @staticmethod
+    def among(known: object) -> list[object]:
+        return []
+
+
+class Succession:
+    """No manager ends."""
+
+    token, lost, next_try = 0, False, None
+
+    def __init__(self, pool: LocalPool) -> None:
+        pass
+
+
+class Hands:
+    def __init__(self, world: World) -> None:
+        self.do = world.spawn
+
+
+class Link:
+    """A connection whose server does all at once."""
+
+    suspect = in_transaction = doubtful = False
+    socket = conn = None
+
+    def __init__(self, provider: str) -> None:
+        self.provider = provider
+
+    def live_socket(self) -> None:
+        return None
+
+    def attend(self) -> None:
+        pass
+
+    def close(self, patience: float = 0.0) -> bool:
+        return True
+
+    def buried(self, patience: float) -> bool:
+        return True
+
+
+class Turns:
+    def __init__(self, folder: str) -> None:
+        pass
+
+    def take(self, count: int) -> Turn:
+        return Turn()
+
+
+class Caller(Waiter):
+    """A caller in line; it looks at ``slot`` by itself."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(world.now)
+        self._world = world
+
+    def wake(self) -> bool:
+        self._world.step()
+        return True
+
+
+class Thread:
+    """The agent's: it lives until the world ends."""
+
+    def __init__(self, world: World, run: Callable[[], None]) -> None:
+        agent = run.__self__  # type: ignore[attr-defined]
+        self.start = lambda: world.spawn(lambda: agent._attach() and agent._serve())
+
+
+class Process:
+    """A process with its pool, and callers who do what they are told."""
+
+    row: int
+    semaphore: Semaphore
+    channel: Channel
+
+    def __init__(self, world: World, patch: pytest.MonkeyPatch) -> None:
+        self._world = world
+        self.slots: list[Slot] = []
+        self.callers: list[Caller] = []
+        patch.setattr(agent_module, "Member", lambda *args: Member(world, self))
+        settings = PoolSettings(keep_alive=FOR_EVER, check_interval=FOR_EVER, max_idle=FOR_EVER)
+        self.pool = LocalPool(world.budget, "interleaved", settings)
+        world.run()  # it takes its seat
+        world.members.append(self)
+
+    def do(self, word: str) -> None:
+        getattr(self, word)()
+
+    def borrow(self) -> None:
+        """A caller borrows, or lines up."""
+        slot = self.pool.borrow()
+        if slot is None:
+            caller = Caller(self._world)
+            slot = self.pool.line_up(caller)
+            if slot is None:
+                self.callers.append(caller)
+        if slot is not None:
+            self.slots.append(slot)
+
+    def _served(self) -> bool:
+        for caller in [caller for caller in self.callers if caller.slot is not None]:
+            self.callers.remove(caller)
+            self.slots.append(caller.slot)  # type: ignore[arg-type]
+        return bool(self.slots)
+
+    def back(self) -> None:
+        """A borrower is done: the one that has borrowed longest, or the next one to be served within a while."""
+        self._world.wait(self._served, self._world.now + 0.003)
+        if self.slots:
+            self.pool.give_back(self.slots.pop(0))
+
+    def drop(self) -> None:
+        """So is it, but its connection is of no use any more."""
+        self._world.wait(self._served, self._world.now + 0.003)
+        if self.slots:
+            self.slots[0].link.doubtful = True
+            self.pool.give_back(self.slots.pop(0))
+
+    def quit(self) -> None:
+        """The last caller in line gives up; in the same instant it may be served."""
+        self._served()
+        if self.callers:
+            self.pool.forsake(self.callers.pop())
+
+    def nap(self) -> None:
+        """About as long as a reconnect takes passes."""
+        self._world.wait(lambda: False, self._world.now + CHEAPEST)
+
+    def rest(self) -> None:
+        """A while passes."""
+        self._world.wait(lambda: False, self._world.now + 0.0003)
+
+
+@contextmanager
+def world_of(seed: int, max_size: int, processes: int, provider: str) -> Iterator[World]:
+    """A budget with its processes, all at rest."""
+    world = World(seed, max_size, provider)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(L, "ROWS", 8)
+        patch.setattr(treasury_module, "make", lambda: Semaphore(world))
+        patch.setattr(gate_module, "Turns", Turns)
+        patch.setattr(gate_module, "one_by_one", lambda database: False)
+        patch.setattr(workshop_module, "Hands", lambda name: Hands(world))
+        patch.setattr(workshop_module, "open_link", lambda database, **options: Link(database.provider))
+        for name, fake in (
+            ("Alarm", lambda: Alarm(world)),
+            ("Endings", Endings),
+            ("Succession", Succession),
+            ("late", lambda module: None),
+        ):
+            patch.setattr(agent_module, name, fake)
+        chosen = SimpleNamespace(DefaultSelector=lambda: Selector(world), EVENT_READ=selectors.EVENT_READ)
+        patch.setattr(agent_module, "selectors", chosen)
+        for module in (agent_module, local_module, workshop_module):
+            patch.setattr(module, "monotonic", world.monotonic)
+        patch.setattr(local_module, "threading", SimpleNamespace(Lock=lambda: Lock(world)))
+        started = SimpleNamespace(Thread=lambda target, **options: Thread(world, target))
+        patch.setattr(agent_module, "threading", started)
+        try:
+            world.reign(Treasury(world.ledger, max_size, world.ring))
+            for _ in range(processes):
+                Process(world, patch)
+            world.run()
+            yield world
+        finally:
+            world.end()
