@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from urllib.parse import unquote
 
 from mppool import errors
@@ -16,6 +17,8 @@ from mppool.uri import PORTS, Database, options, split
 __all__ = ["connect_error", "explained"]
 
 LOOK_TIMEOUT = 1.0  # seconds at most for a look of ours
+LOOK_AGAIN = 5.0  # seconds for which its result counts: a server that is in trouble is not asked twice as often
+_looked: dict[tuple[str, int], tuple[float, str]] = {}  # by host and port: when, and what was found
 _BY_CODE = {
     **dict.fromkeys(("28P01", "28000", "1045", "1698", "1251", "1862"), "authentication failed"),
     **dict.fromkeys(("3D000", "1049"), "no such database"),
@@ -42,10 +45,15 @@ def connect_error(database: Database, code: str, message: str) -> errors.Connect
 
 
 def explained(database: Database, error: errors.ConnectError) -> errors.ConnectError:
-    """The same error with a reason, if one can be found. Blocks: it may ask the name service, and knock once."""
+    """The same error with a reason, if one can be found. Blocks: it may ask the name service, and connect once."""
     if error.reason or error.code != "0" or database.provider not in PORTS:
         return error
-    return errors.ConnectError(error.code, error.message, where=error.where, reason=_look(database))
+    place, now = _place(database), time.monotonic()
+    looked_at, reason = _looked.get(place, (-LOOK_AGAIN, ""))
+    if now >= looked_at + LOOK_AGAIN:
+        reason = _look(database)
+        _looked[place] = now, reason
+    return errors.ConnectError(error.code, error.message, where=error.where, reason=reason)
 
 
 def _place(database: Database) -> tuple[str, int]:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from mppool import PySQLXEngine, PySQLXEnginePoolSync, PySQLXEngineSync, errors
+from mppool.database import reasons
 
 SCHEMES = ["postgresql", "mysql"]
 
@@ -132,3 +133,15 @@ def test_nothing_is_tried_again_after_start_has_failed(caplog: pytest.LogCapture
         with pytest.raises(errors.ConnectError, match="connection refused"):
             PySQLXEnginePoolSync(uri, min_size=min_size, max_size=3).start()
     assert "trying again" not in caplog.text
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_server_in_trouble_is_not_asked_twice_as_often(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[object] = []
+    monkeypatch.setattr(reasons, "_look", lambda database: looks.append(database) or "connection refused")
+    uri = f"{scheme}://u:p@127.0.0.1:{free_port()}/d"
+    for _ in range(3):
+        with pytest.raises(errors.ConnectError) as caught:
+            PySQLXEngineSync(uri).connect()
+        assert caught.value.reason == "connection refused"
+    assert len(looks) == 1
