@@ -102,7 +102,9 @@ def _wait_until_free(path: str, deadline: float) -> None:
     try:
         while time.monotonic() < deadline:
             try:
-                fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                with no_fork():  # a child forked in between would keep the lock
+                    fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                    fcntl.flock(fd, fcntl.LOCK_UN)
                 return
             except BlockingIOError:
                 time.sleep(look * random.uniform(0.75, 1.0))
