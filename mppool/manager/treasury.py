@@ -114,12 +114,10 @@ class Treasury:
             self.semaphores[row] = make()
             del self._absent[pid, started, token]
             return row
-        row = self._unused_rows[0] if self._unused_rows else self._reports.rows
-        if row >= L.ROWS:
+        row = self._unused_row()
+        if row is None:
             return None
         self.semaphores[row] = make()  # first: it may fail, for want of descriptors
-        if self._unused_rows:
-            heappop(self._unused_rows)
         self._reports.rows = max(self._reports.rows, row + 1)
         self.ledger.clear(row)
         at, cells = self.ledger.row(row), self.ledger.cells
@@ -130,6 +128,12 @@ class Treasury:
         self._told[row] = Orders(0, 0, 0, False, 0.0)
         self.books.attach(row, now)
         return row
+
+    def _unused_row(self) -> int | None:
+        while self._unused_rows and self._unused_rows[0] in self.books.accounts:
+            heappop(self._unused_rows)  # a predecessor's row below another one: it was skipped when that was inherited
+        row = self._unused_rows[0] if self._unused_rows else self._reports.rows
+        return row if row < L.ROWS else None
 
     def awaits(self, member: int) -> None:
         """This member will declare what it holds."""

@@ -259,6 +259,18 @@ def test_rows_are_used_again_and_come_to_an_end(budget: Budget, monkeypatch: pyt
     assert budget.attach() == 1
 
 
+def test_a_predecessors_row_is_not_given_away(budget: Budget) -> None:
+    """Rows of the living are inherited first, then those of the dead, in any order."""
+    for row in (3, 1):
+        budget.ledger.cells[budget.ledger.row(row) + L.CREDIT] = 1
+        budget.treasury.inherit(row, 100.0)
+    budget.treasury.bury(1, 1, 100.0)
+    assert [budget.attach() for _ in range(3)] == [0, 2, 4]
+    budget.treasury.buried(1, 100.0)
+    assert [budget.attach() for _ in range(2)] == [1, 5]
+    assert budget.treasury.books.accounts.free == 3
+
+
 def test_a_failed_attach_leaves_no_trace(budget: Budget, monkeypatch: pytest.MonkeyPatch) -> None:
     """No descriptors left: whoever reads the ledger must not see a member that is none."""
 
