@@ -98,7 +98,11 @@ def connect_or_launch(config: dict[str, Any]) -> socket.socket:
 def _wait_until_free(path: str, deadline: float) -> None:
     """Wait until nobody has the lock, or for so long. Hundreds of members may wait for one that launches a manager, so
     a look must cost them less than an attempt to connect."""
-    fd, look = os.open(path, os.O_RDONLY | os.O_CLOEXEC), _LOOK[0]
+    look = _LOOK[0]
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return  # it goes when it is given back
     try:
         while time.monotonic() < deadline:
             try:
