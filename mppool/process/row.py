@@ -71,11 +71,11 @@ class Row:
         return bool(cells[L.H_TELLING])
 
     def publish_warm(self, connections: int) -> None:
-        """So many connections are to be kept warm."""
+        """``connections``: as many are to be kept warm."""
         self._cells[self._held - L.HELD + L.WARM] = connections
 
     def publish_cost(self, seconds: float) -> None:
-        """So long an open takes."""
+        """``seconds``: what opening a connection takes here."""
         self._cells[self._held - L.HELD + L.COST] = int(seconds * _NS)
 
     # -- orders ----------------------------------------------------------------------------------------------
