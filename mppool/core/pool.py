@@ -243,6 +243,12 @@ class PoolMachine:
             held -= 1
         return given
 
+    def ripens_at(self, target: int, patience: float) -> float | None:
+        """When `surrender` will find an idle connection that has been idle for long enough; None: none is asked for."""
+        if not self.idle or len(self.slots) - len(self.closing) <= target:
+            return None
+        return self.idle[0].idle_since + patience
+
     def expire(self, now: float, most: int) -> list[Slot]:
         """Up to ``most`` idle connections to close because of their age, or because nobody has used them for long."""
         spare = len(self.slots) - len(self.closing) - self.min_size

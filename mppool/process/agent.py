@@ -375,6 +375,8 @@ class Agent:
             times.append(self._succession.next_try)
         if self._unshared:
             times.append(now + SHARE_AGAIN)
+        if (ripe_at := self._pool.machine.ripens_at(self._pool.row.target, self._pool.row.cost)) is not None:
+            times.append(ripe_at)
         return max(0.0, min(times) - now) if times else None
 
     def _listen(self, listening: bool) -> None:

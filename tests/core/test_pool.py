@@ -123,6 +123,9 @@ class Walk(RuleBasedStateMachine):
             oldest = min(slot.idle_since for slot in self.machine.idle)
             assert held <= target or (held <= limit and oldest + patience > self.now)
         assert not given or held >= target, "more was given than was asked for"
+        due = self.machine.ripens_at(target, patience)
+        assert (due is not None) == (bool(self.machine.idle) and held > target), "nobody looks again"
+        assert due is None or due > self.now, "something was due and was left"
 
     @rule(passes=st.sampled_from([0.0, 11.0, 101.0]), most=st.integers(1, 4))
     def expire(self, passes: float, most: int) -> None:
