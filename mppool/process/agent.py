@@ -59,6 +59,7 @@ class Agent:
         self._upkeep_at = 0.0
         self._starting = [starting] if starting is not None else []
         self._ending: list[Waiter] = []
+        self._start_failed = False  # before anything was open: the pool is about to be stopped
         self.done = False
         #: Under the pool's lock: whether a permit on the semaphore would wake us.
         self.listening = False
@@ -150,6 +151,7 @@ class Agent:
 
     def connect_succeeded(self) -> None:
         """Under the pool's lock."""
+        self._start_failed = False
         failures = self._gate.succeeded()
         if failures:
             logger.info("pool %s: connected again, after %d tries", self._pool.name, failures + 1)
@@ -164,7 +166,8 @@ class Agent:
         starting, self._starting = self._starting, []
         for waiter in starting:
             waiter.error = error
-        return starting, None if starting else pause  # start() tells, and ends what it began: nothing is tried again
+        self._start_failed = self._start_failed or bool(starting and not self._pool.workshop.opened)
+        return starting, None if self._start_failed else pause  # start() tells, and ends what it began
 
     def connect_failed(self, error: errors.ConnectError, pause: float | None) -> None:
         """Try again later, or tell those who wait that it is no use. Logs the 1st, 2nd, 4th, 8th … failure in a row."""
