@@ -632,7 +632,7 @@ def test_those_that_ask_in_vain_let_others_ask() -> None:
     """Although each has been read many times before, and was due to ask each time."""
     books, asked, now = Sheet(ASKERS + 4), set(), NOW
     for member in range(ASKERS + 4):
-        books.member(member, credit=1, in_use=1, waiting=1, ripe_at=NOW)
+        books.member(member, credit=1, in_use=1, waiting=1, ripe_at=NOW - C * (member < ASKERS))
     for _ in range(4):
         for member in range(ASKERS + 4):
             books.report(member, now)
