@@ -3,8 +3,9 @@ SHARE``.
 
 Each of them sends its next request when the last is answered (a closed loop), over a connection that it keeps as long
 as the server does, 100 requests at most: so the workers of the server are dealt new clients all the time, and none
-stays lucky. (``BENCH_KEPT`` is another number than 100; with a great one the clients stay where they are, as wrk's do.) ``SHARE`` of the requests, at random, are long ones. It prints a line, "begin" and "end", when the measured
-time does, and then one of JSON: ``requests``, answered right in it, a second; ``p50``, ``p99`` and ``longest`` of the
+stays lucky. (``BENCH_KEPT`` is another number than 100; with a great one the clients stay where they are, as wrk's do.)
+``SHARE`` of the requests, at random, are long ones. It prints a line, "begin" and "end", when the measured time does,
+and then one of JSON: ``requests``, answered right in it, a second; ``p50``, ``p99`` and ``longest`` of the
 short ones' times in ms; ``wait``, the longest time that any request waited for its connection, as the application
 says; ``failures``, of all requests, also before: another answer, none, or no connection.
 """
