@@ -147,6 +147,21 @@ def test_nobody_is_left_waiting_any_more(script: Script, seed: int) -> None:
     play(script, seed)
 
 
+def test_the_end_of_a_task_is_nobodys_turn() -> None:
+    """The harness: a task that waits does not go on because one that it made has ended, else a lock lets two in."""
+    went_on: list[bool] = []
+
+    def waits() -> None:
+        world.spawn(lambda: None)
+        world.wait(lambda: False)
+        went_on.append(True)
+
+    with world_of(0, 1, 1, "sqlite") as world:
+        world.spawn(waits)
+        world.run()
+        assert not went_on
+
+
 # -- planted bugs --------------------------------------------------------------------------------------------
 
 Plant = Callable[[pytest.MonkeyPatch], None]
