@@ -139,6 +139,10 @@ SEEN = [  # schedules that once left somebody waiting
         ),
         58114,
     ),
+    # A permit that was called back was put back before it could be read that others wait; it was being closed when its
+    # member was read, and it was not read again.
+    (Script(1, [(0, "borrow")], [["drop"], ["borrow"]], "sqlite"), 112394),
+    (Script(1, [(0, "borrow")], [["drop"], ["borrow", "quit"], ["borrow"]], "sqlite"), 2118),
 ]
 
 
