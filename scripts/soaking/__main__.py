@@ -137,7 +137,7 @@ def soak(place: Target, options: argparse.Namespace, console: Console) -> Sheet:
         peaks = memoryview(seen).cast("q").tolist()[:3]
         return Sheet(
             place.provider, place.max_size, options.restart, Jobs.read(journals),
-            peaks[0] if place.admin else None, peaks[1], peaks[2], had, left_connections,
+            peaks[0] if place.admin else None, peaks[1], peaks[2], options.workers, had, left_connections,
             wrong + processes(runtime), left_files, conductor.usage, conductor.chaos,
         )  # fmt: skip
 

@@ -95,6 +95,7 @@ class Sheet:
     peak_server: int | None  # None: there is none
     peak_ledger: int
     samples: int
+    members: int  # at the same time, as many as there may be
     had_in_the_end: int  # permits that one process could have at once
     left_connections: int
     left_processes: list[str]
@@ -125,9 +126,11 @@ class Sheet:
             ("processes left", f"{len(self.left_processes)}", not self.left_processes),
             ("files left", f"{len(self.left_files)}", not self.left_files),
         ]
+        # The manager keeps sockets of each member's connections that have ended, until there are many.
+        ended = KEPT * self.members if self.peak_server is not None else 0
         for who, usage in self.usage.items():
             fds, grown, most = usage.growth()
-            kept = KEPT if who == "manager" else 0  # of a member's connections that have ended
+            kept = ended if who == "manager" else 0
             lines.append((f"{who}: descriptors more", f"{fds:+.0f}", fds <= self.max_size + kept))
             lines.append((f"{who}: memory more", f"{grown:+.1f} MiB", grown <= most))
         return lines

@@ -56,6 +56,10 @@ class Books:
             before, now = now, read()
         return {pid: value for pid, value in now if pid}
 
+    def lowest(self) -> int:
+        """The pid of the member that has the lowest row."""
+        return next(pid for at in map(self._ledger.row, range(64)) if (pid := int(self.cells[at + L.PID])))
+
     def __str__(self) -> str:
         """Who has what, a line a member."""
         names = ["CREDIT", "TARGET", "LIMIT", "KNOWN", "LEFT", "HELD", "IN_USE", "MOVING", "CLOSING", "WAITING"]
@@ -201,6 +205,11 @@ class Actions:
                 return False
         except errors.PoolTimeoutError:
             return True
+
+    def execute(self, sql: str) -> None:
+        """Have the database at work."""
+        with self.pool.connection() as conn:
+            conn.query(sql)
 
     def stats(self) -> Any:
         return self.pool.stats()

@@ -182,6 +182,7 @@ def sheet(**found: Any) -> Sheet:
         "peak_server": 8,
         "peak_ledger": 8,
         "samples": 5,
+        "members": 2,
         "had_in_the_end": 8,
         "left_connections": 0,
         "left_processes": [],
@@ -194,6 +195,9 @@ def sheet(**found: Any) -> Sheet:
 def test_all_is_well() -> None:
     assert sheet().good
     assert sheet(peak_server=None).good, "SQLite has no server"
+    ended = {"manager": Usage([20] * 20 + [60] * 10, [50.0] * 30)}
+    assert sheet(usage=ended).good, "sockets of connections that have ended, 16 a member"
+    assert not sheet(usage=ended, peak_server=None).good
     assert sheet(cuts=True, jobs=Jobs(begun=3, right=1, by_database=2)).good
     assert sheet(jobs=Jobs(begun=3, right=1, by_fault=2)).good
 
@@ -214,7 +218,7 @@ def test_all_is_well() -> None:
         {"jobs": Jobs(begun=10, right=9, errors=["PoolTimeoutError"])},
         {"jobs": Jobs(begun=10, right=9, by_database=1)},
         {"usage": {"survivor 1": Usage([20] * 20 + [29] * 10, [50.0] * 30)}},
-        {"usage": {"manager": Usage([20] * 20 + [45] * 10, [50.0] * 30)}},
+        {"usage": {"manager": Usage([20] * 20 + [61] * 10, [50.0] * 30)}},
         {"usage": {"manager": Usage([20] * 30, [50.0] * 20 + [60.0] * 10)}},
     ],
     ids=str,
