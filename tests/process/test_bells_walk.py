@@ -65,6 +65,7 @@ SHORT: list[tuple[int, list[tuple[int, str]], list[list[str]]]] = [  # permits, 
     (1, [(0, "borrow")], [["drop"], ["borrow", "quit"], ["borrow"]]),
     (2, [(0, "borrow"), (1, "borrow"), (1, "borrow")], [["nap", "back"], ["rest"]]),
     (3, [(0, "borrow"), (1, "borrow")], [["borrow", "quit", "borrow", "back"], ["borrow", "borrow"]]),
+    (2, [(0, "borrow"), (1, "borrow")], [["drop", "borrow"], ["borrow", "nap", "quit"]]),
 ]
 
 
@@ -143,6 +144,9 @@ SEEN = [  # schedules that once left somebody waiting
     # member was read, and it was not read again.
     (Script(1, [(0, "borrow")], [["drop"], ["borrow"]], "sqlite"), 112394),
     (Script(1, [(0, "borrow")], [["drop"], ["borrow", "quit"], ["borrow"]], "sqlite"), 2118),
+    # A permit was called back for callers that had given up when they were read again. Nobody wanted it any more, so
+    # its member did not tell that it had put it back, and left it alone although callers of its own came.
+    (Script(2, [(0, "borrow"), (1, "borrow")], [["drop", "borrow"], ["borrow", "nap", "quit"]], "sqlite"), 537),
 ]
 
 
