@@ -247,21 +247,32 @@ class Books:
     def plan(self, now: float) -> Plan:
         """Reconcile what members have with what they want."""
         plan = Plan()
-        before, self._ordered = self._ordered, set()
+        before = self._withdraw()
         for member in before:
             self.hear(member)
-            account = self.accounts[member]
-            account.target = account.limit = account.credit
         self._grant(plan, now)
         if self.shortage or self.accounts.free < 0:
             self._call_back(plan, now)
-        else:
+        if not self.shortage and self.accounts.free >= 0:
+            # Those that wanted something may have given up meanwhile. Nobody tells of a permit that is called back
+            # for nobody, and its member would leave it alone.
+            for member in self._withdraw():
+                self.accounts[member].asked_at = 0.0
+            plan.recalls.clear()
             self._warm(plan, now)
             self._searched = self.telling = False
             self._ripening.clear()
         for member in before - self._ordered:
             self.accounts[member].asked_at = 0.0
         return plan
+
+    def _withdraw(self) -> set[int]:
+        """Take all orders back; the members that had some."""
+        before, self._ordered = self._ordered, set()
+        for member in before:
+            account = self.accounts[member]
+            account.target = account.limit = account.credit
+        return before
 
     def recalled(self, member: int, permits: int, now: float) -> None:
         """So many permits really were on the member's semaphore and have been taken off it."""
@@ -417,6 +428,8 @@ class Books:
         """Members have just been told that others wait: whether one has put a permit back before it could read that."""
         before = len(self._slack)
         self._search()
+        for member in self._ordered:
+            self.hear(member)
         return len(self._slack) > before or any(self._is_unused(self.accounts[member]) for member in self._ordered)
 
     def _is_unused(self, account: Account) -> bool:
