@@ -114,6 +114,7 @@ class PoolMachine:
         self.opening: set[Slot] = set()
         self.tending: set[Slot] = set()
         self.closing: set[Slot] = set()
+        self.lost: set[Slot] = set()  # those of the borrowed that only the server still has in use
         self.waiters: OrderedDict[Waiter, None] = OrderedDict()
         self.shortage = Shortage()
         self.stopped = False
@@ -210,9 +211,20 @@ class PoolMachine:
             return Close(slot)
         return self._offer(slot, now)
 
+    def lose(self, slot: Slot) -> None:
+        """The server does not end a connection that is being closed: its permit is in use, and not about to be free."""
+        if slot in self.closing:
+            self.closing.remove(slot)
+            self.borrowed.add(slot)
+            self.lost.add(slot)
+
     def closed(self, slot: Slot) -> None:
         """The connection is gone: the permit can go back."""
-        self.closing.remove(slot)
+        if slot in self.lost:
+            self.lost.remove(slot)
+            self.borrowed.remove(slot)
+        else:
+            self.closing.remove(slot)
         self.slots.remove(slot)
 
     # -- upkeep ----------------------------------------------------------------------------------------------

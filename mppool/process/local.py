@@ -213,6 +213,21 @@ class LocalPool:
             threading.current_thread().name,
         )
 
+    def lose(self, slot: Slot) -> None:
+        """The server does not end a connection that was closed here."""
+        with self.lock:
+            self.machine.lose(slot)
+            self.publish()
+
+    def close_idle(self, since: float) -> None:
+        """Close the connections that have lain idle since then."""
+        with self.lock:
+            leaving = self.machine.discard({slot for slot in self.machine.idle if slot.idle_since < since})
+            if leaving:
+                self.publish()
+        for slot in leaving:
+            self.workshop.close(slot)
+
     def act(self, action: Serve | Close | Tend) -> None:
         if isinstance(action, Serve):
             if not action.waiter.wake():  # its event loop is closed: nobody is there to take the connection
@@ -263,6 +278,7 @@ class LocalPool:
         machine.idle.clear()
         self.row.leave()
         self.give_back = lambda slot: None  # type: ignore[method-assign]
+        self.workshop.abandon()
         self.agent.abandon()
 
     # -- what is told ----------------------------------------------------------------------------------------
@@ -273,10 +289,10 @@ class LocalPool:
             return PoolStats(
                 name=self.name,
                 max_size=self.budget.max_size,
-                in_use=len(machine.borrowed),
+                in_use=len(machine.borrowed) - len(machine.lost),
                 idle=len(machine.idle),
                 opening=len(machine.opening) + len(machine.tending),
-                closing=len(machine.closing),
+                closing=len(machine.closing) + len(machine.lost),
                 waiting=len(machine.waiters),
                 borrows=self.borrows,
                 timeouts=self.timeouts,

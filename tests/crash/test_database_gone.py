@@ -355,9 +355,9 @@ def test_cut_in_the_middle(proxy: Proxy, judge: Judge, how: str, face: str) -> N
 @on_servers
 def test_ended_while_its_socket_is_looked_for(database_uri: str, judge: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever waits for it waits a little longer."""
-    look, ask, ended = opening._claim, opening._port_seen, []
+    look, ask, ended = opening._claim, opening.introduce, []
 
-    async def ended_first(link: Any) -> int | None:
+    async def ended_first(link: Any) -> Any:
         if not ended:
             ended.extend(judge.list())
             end_all(judge)
@@ -365,7 +365,7 @@ def test_ended_while_its_socket_is_looked_for(database_uri: str, judge: Judge, m
 
     # as if another were opened at the same time: then the server is asked
     monkeypatch.setattr(opening, "_claim", lambda *args: look(*args) if args[2] is not None else 2)
-    monkeypatch.setattr(opening, "_port_seen", ended_first)
+    monkeypatch.setattr(opening, "introduce", ended_first)
     with PoolManager(database_uri, 2) as manager, manager.pool().connection(5) as conn:
         assert len(ended) == 1
         assert conn.query_first("SELECT 1 AS a").a == 1
