@@ -234,6 +234,11 @@ class PoolMachine:
         """Connections that callers of this process use or wait for."""
         return len(self.borrowed) + len(self.waiters)
 
+    @property
+    def serves(self) -> bool:
+        """Whether there is a connection that a caller in line may come to have."""
+        return bool(self.idle or self.tending or len(self.borrowed) > len(self.lost))
+
     def to_open(self) -> int:
         """Connections to open if permits can be had: for callers in line, else up to ``min_size``."""
         if self.stopped:

@@ -258,8 +258,10 @@ class LocalPool:
         self.agent.wake()
 
     def fail_waiting(self, error: BaseException) -> None:
-        """No connection can be had as things are: tell those who wait now."""
+        """No connection can be opened as things are: tell those who wait now, unless there are some to wait for."""
         with self.lock:
+            if self.machine.serves:
+                return
             failed = self.machine.fail_all(error, monotonic())
             self.row.publish_line(self.machine)
         for waiter in failed:

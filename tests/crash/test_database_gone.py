@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -384,6 +385,34 @@ def test_ended_while_idle_after_several_were_opened_at_once(proxy: Proxy) -> Non
             assert proxy.seen().peak == 1, "where the server does not see our ports, they go one after the other"
             proxy.cut()
             time.sleep(NOTICED)
+
+
+@on_servers
+@pytest.mark.parametrize("face", ["sync", "async"])
+def test_new_connections_are_refused_for_good(server: Server, proxy: Proxy, face: str) -> None:
+    """As after a change of the password: the connections that there are go on to serve those who wait, and without any
+    these are told at once."""
+    user = urlsplit(proxy.uri).username
+    locked = f"ALTER ROLE {user} NOLOGIN" if server.kind == "postgresql" else f"ALTER USER '{user}' IDENTIFIED BY 'x'"
+    with PoolManager(proxy.uri, 3) as manager:
+        pool = manager.pool()
+        with pool.connection(5):
+            server.run(locked)
+            waiting = Borrowers(manager, face, ["SELECT 1 AS a"] * 2)
+            waiting.go.set()
+            until(lambda: pool.stats().connect_errors >= 2)
+            with pytest.raises(errors.PoolTimeoutError) as caught, pool.connection(0.6):
+                pass
+            assert isinstance(caught.value.__cause__, errors.ConnectError)
+            assert not waiting.ended, waiting.errors
+        waiting.join()
+        assert not waiting.errors
+        proxy.cut()
+        time.sleep(NOTICED)
+        began = time.monotonic()
+        with pytest.raises(errors.ConnectError), pool.connection(10):
+            pass
+        assert time.monotonic() - began <= BACK
 
 
 # -- few at a time --------------------------------------------------------------------------------------------------
