@@ -19,6 +19,7 @@ from mppool import errors
 from mppool.core.pool import Close, PoolMachine, Serve, Slot, Tend, Waiter
 from mppool.database.parking import park_if_exiting
 from mppool.process.agent import Agent
+from mppool.process.nested import held_by_caller
 from mppool.process.row import Row
 from mppool.process.workshop import Workshop
 from mppool.settings import BudgetSettings, PoolSettings
@@ -181,11 +182,11 @@ class LocalPool:
         if slot is not None:
             self.give_back(slot)
 
-    def give_back(self, slot: Slot) -> None:
-        """A borrower is done with a connection."""
+    def give_back(self, slot: Slot, failed: bool = False) -> None:
+        """A borrower is done with a connection. ``failed``: by an exception, which is to end its transaction."""
         link, machine = slot.link, self.machine
         if link.in_transaction:
-            self._left_open()
+            self._left_open(failed)
         with self.lock:
             action = machine.give_back(
                 slot,
@@ -203,9 +204,11 @@ class LocalPool:
         elif ring:
             self.agent.ring()  # others wait, and here a connection lies idle
 
-    def _left_open(self) -> None:
+    def _left_open(self, failed: bool) -> None:
         """A borrower left a transaction open: name it. The connection is reset before anybody else gets it."""
         self.rollbacks += 1
+        if failed:
+            return
         logger.warning(
             "pool %s: a borrower in thread %s left a transaction open; it is rolled back. "
             "Commit or roll back before the block ends.",
@@ -274,12 +277,12 @@ class LocalPool:
         machine.stopped = True
         for slot in machine.slots:
             if slot.face is not None:
-                slot.face._take_back()
+                slot.face._leave_to_parent()
             if slot.link is not None:
                 slot.link.abandon()
         machine.idle.clear()
         self.row.leave()
-        self.give_back = lambda slot: None  # type: ignore[method-assign]
+        self.give_back = lambda slot, failed=False: None  # type: ignore[method-assign]
         self.workshop.abandon()
         self.agent.abandon()
 
@@ -325,6 +328,13 @@ class LocalPool:
             self.timeouts += 1
             text = f"pool {self.name!r}: no connection within {waited:g} s; {self._numbers()}"
             last = self.workshop.last_connect_error
+            faces = [slot.face for slot in self.machine.borrowed if slot.face is not None]
+        own = held_by_caller(faces)
+        if own:
+            text += (
+                f"; the caller itself holds {own} of these connections: use that one instead of borrowing another in "
+                "its block, or leave the block first"
+            )
         error = errors.PoolTimeoutError(text)
         if last is not None and last[0] >= waiter.since:
             error.__cause__ = last[1]
