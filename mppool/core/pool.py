@@ -235,9 +235,14 @@ class PoolMachine:
         return len(self.borrowed) + len(self.waiters)
 
     @property
+    def lent(self) -> int:
+        """Connections that callers have."""
+        return len(self.borrowed) - len(self.lost)
+
+    @property
     def serves(self) -> bool:
         """Whether there is a connection that a caller in line may come to have."""
-        return bool(self.idle or self.tending or len(self.borrowed) > len(self.lost))
+        return bool(self.idle or self.tending or self.lent)
 
     def to_open(self) -> int:
         """Connections to open if permits can be had: for callers in line, else up to ``min_size``."""

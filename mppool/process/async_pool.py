@@ -101,7 +101,7 @@ class PySQLXEnginePool(Handle):
         Raises: PoolAlreadyClosedError.
         """
         local = self._end()
-        if local is not None and not local.machine.borrowed:
+        if local is not None and not local.machine.lent:
             waiter = TaskWaiter(monotonic())
             local.agent.tell_when_done(waiter)
             await waiter.wait(STOP_TIMEOUT)

@@ -189,7 +189,7 @@ class Handle:
 
     @staticmethod
     def _wait_for(local: LocalPool | None) -> None:
-        if local is not None and not local.machine.borrowed:
+        if local is not None and not local.machine.lent:
             local.agent.join(STOP_TIMEOUT)
 
     def forked_in_child(self) -> None:

@@ -294,7 +294,7 @@ class LocalPool:
             return PoolStats(
                 name=self.name,
                 max_size=self.budget.max_size,
-                in_use=len(machine.borrowed) - len(machine.lost),
+                in_use=machine.lent,
                 idle=len(machine.idle),
                 opening=len(machine.opening) + len(machine.tending),
                 closing=len(machine.closing) + len(machine.lost),
@@ -314,9 +314,11 @@ class LocalPool:
         """Who has what. Under the lock."""
         machine = self.machine
         here = (
-            f"here {len(machine.borrowed)} in use, {len(machine.idle)} idle, "
+            f"here {machine.lent} in use, {len(machine.idle)} idle, "
             f"{len(machine.opening) + len(machine.tending)} opening, {len(machine.waiters)} waiting"
         )
+        if machine.lost:
+            here += f", {len(machine.lost)} closed here and not yet by the server"
         held = self.agent.held_elsewhere()
         if held is None:
             return f"{here}; no seat at the budget yet"

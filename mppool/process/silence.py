@@ -98,7 +98,7 @@ class Silence:
         except (errors.PySQLXError, errors.PoolError, errors.NotConnectedError, TimeoutError, OSError) as error:
             logger.debug("pool %s: cannot ask the server for silent connections: %s", pool.name, error)
             return
-        self._gone |= gone
+        self._gone |= gone & self._lost
         if gone:
             text = "pool %s: %d closed connections were silent; the server, asked over another one, has ended them"
             logger.warning(text, pool.name, len(gone))
