@@ -114,6 +114,7 @@ class PoolMachine:
         self.opening: set[Slot] = set()
         self.tending: set[Slot] = set()
         self.closing: set[Slot] = set()
+        self.lost: set[Slot] = set()  # those of the borrowed that only the server still has in use
         self.waiters: OrderedDict[Waiter, None] = OrderedDict()
         self.shortage = Shortage()
         self.stopped = False
@@ -210,9 +211,20 @@ class PoolMachine:
             return Close(slot)
         return self._offer(slot, now)
 
+    def lose(self, slot: Slot) -> None:
+        """The server does not end a connection that is being closed: its permit is in use, and not about to be free."""
+        if slot in self.closing:
+            self.closing.remove(slot)
+            self.borrowed.add(slot)
+            self.lost.add(slot)
+
     def closed(self, slot: Slot) -> None:
         """The connection is gone: the permit can go back."""
-        self.closing.remove(slot)
+        if slot in self.lost:
+            self.lost.remove(slot)
+            self.borrowed.remove(slot)
+        else:
+            self.closing.remove(slot)
         self.slots.remove(slot)
 
     # -- upkeep ----------------------------------------------------------------------------------------------
@@ -221,6 +233,16 @@ class PoolMachine:
     def demand(self) -> int:
         """Connections that callers of this process use or wait for."""
         return len(self.borrowed) + len(self.waiters)
+
+    @property
+    def lent(self) -> int:
+        """Connections that callers have."""
+        return len(self.borrowed) - len(self.lost)
+
+    @property
+    def serves(self) -> bool:
+        """Whether there is a connection that a caller in line may come to have."""
+        return bool(self.idle or self.tending or self.lent)
 
     def to_open(self) -> int:
         """Connections to open if permits can be had: for callers in line, else up to ``min_size``."""

@@ -189,6 +189,14 @@ class Agent:
         cells, rows = member.cells, (member.ledger.row(index) for index in range(L.ROWS))
         return {cells[at + L.PID]: cells[at + L.HELD] for at in rows if at != member.at and cells[at + L.HELD]}
 
+    def nobody_served(self) -> bool:
+        """Whether every permit of the budget is in use by connections that are closed, but not at the server."""
+        with self._pool.lock:
+            member = self._member
+            if member is None or self.done:
+                return False
+            return sum(member.ledger.column(L.LOST, L.ROWS)) >= member.cells[L.H_MAX_SIZE]
+
     def abandon(self) -> None:
         """In a forked child: close our copies of the parent's descriptors."""
         self.done = True
@@ -268,7 +276,7 @@ class Agent:
         pool, machine = self._pool, self._pool.machine
         self._endings.hear()
         with pool.lock:
-            links = {slot.link: slot for slot in (*machine.idle, *machine.borrowed)}
+            links = {slot.link: slot for slot in (*machine.idle, *(machine.borrowed - machine.lost))}
             known = {link.socket: link for link in links if link.socket is not None and link.conn is not None}
             ended = [known[socket] for socket in Endings.among(known)]
             for link in ended:

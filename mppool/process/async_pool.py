@@ -8,7 +8,7 @@ from time import monotonic
 from mppool.core.pool import Slot, Waiter
 from mppool.database.connection import PySQLXEngine
 from mppool.process.handle import STOP_TIMEOUT, Handle
-from mppool.process.lease import Lease
+from mppool.process.lease import TASKS_ONLY, Lease, misused
 from mppool.settings import wait_seconds
 
 
@@ -51,6 +51,9 @@ class TaskLease(Lease):
     """``async with pool.connection() as conn``."""
 
     __slots__ = ()
+    _WORD = "async with"
+    __enter__ = __exit__ = misused(TASKS_ONLY)
+    __await__ = misused("pool.connection() is entered, not awaited: `async with pool.connection() as conn`")
 
     async def __aenter__(self) -> PySQLXEngine:
         face: PySQLXEngine = self._lend(self._at_once() or await self._wait(), PySQLXEngine)
@@ -69,8 +72,8 @@ class TaskLease(Lease):
             slot = local.outcome(waiter, None if woken else timeout)
         return slot
 
-    async def __aexit__(self, *_: object) -> None:
-        self._give_back()
+    async def __aexit__(self, kind: object = None, *_: object) -> None:
+        self._give_back(kind is not None)
 
 
 class PySQLXEnginePool(Handle):
@@ -98,7 +101,7 @@ class PySQLXEnginePool(Handle):
         Raises: PoolAlreadyClosedError.
         """
         local = self._end()
-        if local is not None and not local.machine.borrowed:
+        if local is not None and not local.machine.lent:
             waiter = TaskWaiter(monotonic())
             local.agent.tell_when_done(waiter)
             await waiter.wait(STOP_TIMEOUT)
@@ -123,3 +126,5 @@ class PySQLXEnginePool(Handle):
 
     async def __aexit__(self, *_: object) -> None:
         await self.stop()
+
+    __enter__ = __exit__ = misused(TASKS_ONLY)

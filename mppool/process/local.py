@@ -19,6 +19,7 @@ from mppool import errors
 from mppool.core.pool import Close, PoolMachine, Serve, Slot, Tend, Waiter
 from mppool.database.parking import park_if_exiting
 from mppool.process.agent import Agent
+from mppool.process.nested import held_by_caller
 from mppool.process.row import Row
 from mppool.process.workshop import Workshop
 from mppool.settings import BudgetSettings, PoolSettings
@@ -181,11 +182,11 @@ class LocalPool:
         if slot is not None:
             self.give_back(slot)
 
-    def give_back(self, slot: Slot) -> None:
-        """A borrower is done with a connection."""
+    def give_back(self, slot: Slot, failed: bool = False) -> None:
+        """A borrower is done with a connection. ``failed``: by an exception, which is to end its transaction."""
         link, machine = slot.link, self.machine
         if link.in_transaction:
-            self._left_open()
+            self._left_open(failed)
         with self.lock:
             action = machine.give_back(
                 slot,
@@ -203,15 +204,32 @@ class LocalPool:
         elif ring:
             self.agent.ring()  # others wait, and here a connection lies idle
 
-    def _left_open(self) -> None:
+    def _left_open(self, failed: bool) -> None:
         """A borrower left a transaction open: name it. The connection is reset before anybody else gets it."""
         self.rollbacks += 1
+        if failed:
+            return
         logger.warning(
             "pool %s: a borrower in thread %s left a transaction open; it is rolled back. "
             "Commit or roll back before the block ends.",
             self.name,
             threading.current_thread().name,
         )
+
+    def lose(self, slot: Slot) -> None:
+        """The server does not end a connection that was closed here."""
+        with self.lock:
+            self.machine.lose(slot)
+            self.publish()
+
+    def close_idle(self, since: float) -> None:
+        """Close the connections that have lain idle since then."""
+        with self.lock:
+            leaving = self.machine.discard({slot for slot in self.machine.idle if slot.idle_since < since})
+            if leaving:
+                self.publish()
+        for slot in leaving:
+            self.workshop.close(slot)
 
     def act(self, action: Serve | Close | Tend) -> None:
         if isinstance(action, Serve):
@@ -243,8 +261,10 @@ class LocalPool:
         self.agent.wake()
 
     def fail_waiting(self, error: BaseException) -> None:
-        """No connection can be had as things are: tell those who wait now."""
+        """No connection can be opened as things are: tell those who wait now, unless there are some to wait for."""
         with self.lock:
+            if self.machine.serves:
+                return
             failed = self.machine.fail_all(error, monotonic())
             self.row.publish_line(self.machine)
         for waiter in failed:
@@ -257,12 +277,13 @@ class LocalPool:
         machine.stopped = True
         for slot in machine.slots:
             if slot.face is not None:
-                slot.face._take_back()
+                slot.face._leave_to_parent()
             if slot.link is not None:
                 slot.link.abandon()
         machine.idle.clear()
         self.row.leave()
-        self.give_back = lambda slot: None  # type: ignore[method-assign]
+        self.give_back = lambda slot, failed=False: None  # type: ignore[method-assign]
+        self.workshop.abandon()
         self.agent.abandon()
 
     # -- what is told ----------------------------------------------------------------------------------------
@@ -273,10 +294,10 @@ class LocalPool:
             return PoolStats(
                 name=self.name,
                 max_size=self.budget.max_size,
-                in_use=len(machine.borrowed),
+                in_use=machine.lent,
                 idle=len(machine.idle),
                 opening=len(machine.opening) + len(machine.tending),
-                closing=len(machine.closing),
+                closing=len(machine.closing) + len(machine.lost),
                 waiting=len(machine.waiters),
                 borrows=self.borrows,
                 timeouts=self.timeouts,
@@ -293,9 +314,11 @@ class LocalPool:
         """Who has what. Under the lock."""
         machine = self.machine
         here = (
-            f"here {len(machine.borrowed)} in use, {len(machine.idle)} idle, "
+            f"here {machine.lent} in use, {len(machine.idle)} idle, "
             f"{len(machine.opening) + len(machine.tending)} opening, {len(machine.waiters)} waiting"
         )
+        if machine.lost:
+            here += f", {len(machine.lost)} closed here and not yet by the server"
         held = self.agent.held_elsewhere()
         if held is None:
             return f"{here}; no seat at the budget yet"
@@ -307,6 +330,13 @@ class LocalPool:
             self.timeouts += 1
             text = f"pool {self.name!r}: no connection within {waited:g} s; {self._numbers()}"
             last = self.workshop.last_connect_error
+            faces = [slot.face for slot in self.machine.borrowed if slot.face is not None]
+        own = held_by_caller(faces)
+        if own:
+            text += (
+                f"; the caller itself holds {own} of these connections: use that one instead of borrowing another in "
+                "its block, or leave the block first"
+            )
         error = errors.PoolTimeoutError(text)
         if last is not None and last[0] >= waiter.since:
             error.__cause__ = last[1]

@@ -8,7 +8,7 @@ from time import monotonic
 from mppool.core.pool import Slot, Waiter
 from mppool.database.connection import PySQLXEngineSync
 from mppool.process.handle import Handle
-from mppool.process.lease import Lease
+from mppool.process.lease import THREADS_ONLY, Lease, misused
 from mppool.settings import wait_seconds
 
 
@@ -34,6 +34,8 @@ class ThreadLease(Lease):
     """``with pool.connection() as conn``."""
 
     __slots__ = ()
+    _WORD = "with"
+    __aenter__ = __aexit__ = __await__ = misused(THREADS_ONLY)
 
     def __enter__(self) -> PySQLXEngineSync:
         slot = None
@@ -60,8 +62,8 @@ class ThreadLease(Lease):
             slot = local.outcome(waiter, None if woken else timeout)
         return slot
 
-    def __exit__(self, *_: object) -> None:
-        self._give_back()
+    def __exit__(self, kind: object = None, *_: object) -> None:
+        self._give_back(kind is not None)
 
 
 class PySQLXEnginePoolSync(Handle):
@@ -136,3 +138,5 @@ class PySQLXEnginePoolSync(Handle):
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+    __aenter__ = __aexit__ = misused(THREADS_ONLY)

@@ -21,14 +21,16 @@ from mppool.database.connection import PySQLXEngineSync
 from mppool.database.opening import open_link
 from mppool.database.verdicts import is_full
 from mppool.process.hands import Hands
+from mppool.process.silence import AFTER, Silence
 from mppool.shared.turns import Turn
 
 if TYPE_CHECKING:
+    from mppool.database.backends import Lost
+    from mppool.database.link import Link
     from mppool.process.local import LocalPool
 
 logger = logging.getLogger("mppool.pool")
 
-CLOSE_PATIENCE = 5.0  # seconds a hand waits for a call that still runs on a connection before it looks again
 # Seconds that a server may go on with a statement that was given up, before its connection is cut and the permit goes
 # back all the same: a server that cannot be reached must not keep permits for ever.
 BURIAL_PATIENCE = 60.0
@@ -42,6 +44,7 @@ class Workshop:
     def __init__(self, pool: LocalPool) -> None:
         self._pool = pool
         self._hands = Hands(pool.name)
+        self._silence = Silence(pool)
         self.recent: deque[float] = deque(maxlen=RECENT)  # seconds that the last opens took
         self.opened = self.closed = self.connect_errors = self.refused_full = 0
         self.last_connect_error: tuple[float, errors.ConnectError] | None = None
@@ -61,13 +64,13 @@ class Workshop:
 
     def close_at_once(self, slot: Slot) -> None:
         """Close an idle connection on this thread (the agent's): others wait for its permit."""
-        self._take_leave(slot)
+        lost = self._take_leave(slot)
         if not slot.link.close(0.0):
             self.close(slot)
         elif slot.link.provider == "sqlite":
-            self._closed(slot, 0.0)
+            self._closed(slot, lost, 0.0)
         else:
-            self._hands.do(lambda: self._closed(slot, monotonic() + BURIAL_PATIENCE))
+            self._hands.do(lambda: self._closed(slot, lost, monotonic() + BURIAL_PATIENCE))
 
     def publish_cost(self) -> None:
         """Under the pool's lock."""
@@ -81,6 +84,10 @@ class Workshop:
     def join(self, timeout: float) -> None:
         """No more work will come: wait for what there is, so many seconds at most."""
         self._hands.join(timeout)
+
+    def abandon(self) -> None:
+        """In a forked child."""
+        self._silence.abandon()
 
     # -- opening ---------------------------------------------------------------------------------------------
 
@@ -190,37 +197,54 @@ class Workshop:
 
     # -- closing ---------------------------------------------------------------------------------------------
 
-    def _take_leave(self, slot: Slot) -> None:
+    def _take_leave(self, slot: Slot) -> Lost:
         """From now on only its burial matters."""
         self._pool.agent.unwatch(slot.link)
         slot.link.attend()
+        return Silence.noted(slot.link)
 
     def _close(self, slot: Slot) -> None:
-        link, give_up = slot.link, monotonic() + BURIAL_PATIENCE
-        self._take_leave(slot)
-        while not link.close(min(CLOSE_PATIENCE, max(0.1, give_up - monotonic()))):
-            if monotonic() < give_up:
+        link, give_up, pause = slot.link, monotonic() + BURIAL_PATIENCE, AFTER
+        lost = self._take_leave(slot)
+        while not link.close(min(pause, max(0.1, give_up - monotonic()))):
+            self._pool.lose(slot)
+            if monotonic() >= give_up or self._silence.ended(lost):
+                link.break_off()
+            else:
                 logger.warning(
                     "pool %s: a call still runs on a connection to be closed; waiting for its end", self._pool.name
                 )
-            else:
-                link.break_off()
-        self._closed(slot, give_up)
+                pause *= 2
+        self._closed(slot, lost, give_up)
 
-    def _closed(self, slot: Slot, give_up: float) -> None:
+    def _closed(self, slot: Slot, lost: Lost, give_up: float) -> None:
         """The connection was dropped: its permit goes back when the server has seen that, or at ``give_up``."""
         pool, link = self._pool, slot.link
         slot.link = None
-        if not link.buried(give_up - monotonic()):
+        if not self._buried(slot, link, lost, give_up):
             logger.warning(
                 "pool %s: the server still works for a connection that was closed; its permit goes back after %g s, "
                 "so the server may have more than max_size for a while",
                 pool.name,
                 BURIAL_PATIENCE,
             )
+        self._silence.forget(lost)
         with pool.lock:
             pool.machine.closed(slot)
             wanted = pool.agent.put_back()
             self.closed += 1
             wake = pool.machine.stopped or pool.machine.to_open() > 0
         pool.agent.permit_unused(wanted, wake)
+
+    def _buried(self, slot: Slot, link: Link, lost: Lost, give_up: float) -> bool:
+        """Whether the server has ended a connection that was dropped. Where it says nothing, it is asked."""
+        pause = AFTER
+        while not link.buried(min(pause, give_up - monotonic())):
+            if monotonic() >= give_up:
+                return False
+            self._pool.lose(slot)
+            if self._silence.ended(lost):
+                link.forget_twin()
+                return True
+            pause *= 2
+        return True

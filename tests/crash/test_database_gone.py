@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -357,9 +358,9 @@ def test_cut_in_the_middle(proxy: Proxy, judge: Judge, how: str, face: str, cloc
 @on_servers
 def test_ended_while_its_socket_is_looked_for(database_uri: str, judge: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever waits for it waits a little longer."""
-    look, ask, ended = opening._claim, opening._port_seen, []
+    look, ask, ended = opening._claim, opening.introduce, []
 
-    async def ended_first(link: Any) -> int | None:
+    async def ended_first(link: Any) -> Any:
         if not ended:
             ended.extend(judge.list())
             end_all(judge)
@@ -367,7 +368,7 @@ def test_ended_while_its_socket_is_looked_for(database_uri: str, judge: Judge, m
 
     # as if another were opened at the same time: then the server is asked
     monkeypatch.setattr(opening, "_claim", lambda *args: look(*args) if args[2] is not None else 2)
-    monkeypatch.setattr(opening, "_port_seen", ended_first)
+    monkeypatch.setattr(opening, "introduce", ended_first)
     with PoolManager(database_uri, 2) as manager, manager.pool().connection(5) as conn:
         assert len(ended) == 1
         assert conn.query_first("SELECT 1 AS a").a == 1
@@ -386,6 +387,34 @@ def test_ended_while_idle_after_several_were_opened_at_once(proxy: Proxy) -> Non
             assert proxy.seen().peak == 1, "where the server does not see our ports, they go one after the other"
             proxy.cut()
             time.sleep(NOTICED)
+
+
+@on_servers
+@pytest.mark.parametrize("face", ["sync", "async"])
+def test_new_connections_are_refused_for_good(server: Server, proxy: Proxy, face: str) -> None:
+    """As after a change of the password: the connections that there are go on to serve those who wait, and without any
+    these are told at once."""
+    user = urlsplit(proxy.uri).username
+    locked = f"ALTER ROLE {user} NOLOGIN" if server.kind == "postgresql" else f"ALTER USER '{user}' IDENTIFIED BY 'x'"
+    with PoolManager(proxy.uri, 3) as manager:
+        pool = manager.pool()
+        with pool.connection(5):
+            server.run(locked)
+            waiting = Borrowers(manager, face, ["SELECT 1 AS a"] * 2)
+            waiting.go.set()
+            until(lambda: pool.stats().connect_errors >= 2)
+            with pytest.raises(errors.PoolTimeoutError) as caught, pool.connection(0.6):
+                pass
+            assert isinstance(caught.value.__cause__, errors.ConnectError)
+            assert not waiting.ended, waiting.errors
+        waiting.join()
+        assert not waiting.errors
+        proxy.cut()
+        time.sleep(NOTICED)
+        began = time.monotonic()
+        with pytest.raises(errors.ConnectError), pool.connection(10):
+            pass
+        assert time.monotonic() - began <= BACK
 
 
 # -- few at a time --------------------------------------------------------------------------------------------------
