@@ -138,7 +138,13 @@ class Database:
                 raise ValueError(f"invalid uri: {name}= is SQLite's own, and the driver does not pass it on")
         if path == ":memory:":
             raise ValueError("invalid uri: a :memory: database is private to one connection; a pool needs a file")
-        path = os.path.abspath(path)  # one file whatever becomes of the working directory
+        try:
+            path = os.path.abspath(path)  # one file whatever becomes of the working directory
+        except FileNotFoundError:
+            raise ValueError(
+                "invalid uri: the path of a sqlite file must be absolute here, since the working directory of this "
+                "process has been deleted"
+            ) from None
         path = "/" + path.lstrip("/") if path.startswith("//") else path
         return cls(Uri(f"file:{path}{question}{given}"), "sqlite", f"sqlite:{path}")
 

@@ -10,16 +10,24 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import pwd
 import random
 import socket
 import sys
 import time
-from typing import Any
+import weakref
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from mppool import errors
 from mppool.late import late, no_fork
+from mppool.shared import identity, messages, paths
 from mppool.shared import ledger as L
-from mppool.shared import messages, paths
+from mppool.shared.neighbours import Found, clear_away, sibling
+
+if TYPE_CHECKING:
+    import subprocess
 
 LAUNCH_TIMEOUT = 10.0  # seconds; a loaded machine starts an interpreter in less than one
 # Seconds between looks while another process launches, at first and at most: hundreds of members may be looking.
@@ -33,11 +41,38 @@ _NEEDED = (
     "PATH",
     "LD_LIBRARY_PATH",
     "DYLD_LIBRARY_PATH",
-    "MPPOOL_RUNTIME_DIR",
     "SSL_CERT_FILE",  # for the helper that the manager may start
     "SSL_CERT_DIR",
 )  # of the environment: it may hold secrets
+_warned: set[int] = set()  # pids
 _BOOT = "import sys; sys.path.append(sys.argv[1]); from mppool.manager.server import main; main(sys.argv[2])"
+
+
+def check_place(name: str) -> None:
+    """Refuse what would make a second budget of the same name somewhere else.
+
+    Raises: ManagerUnavailableError.
+    """
+    try:
+        paths.folder(name)
+    except paths.UnsafeFolder as error:
+        raise errors.ManagerUnavailableError(f"budget {name!r}: {error}") from error
+    users = paths.changed_user(name)
+    if users is not None:
+        was, now = map(_user, users)
+        raise errors.ManagerUnavailableError(
+            f"budget {name!r} belongs to user {was}: this process, or the one that it was forked from, took part in it "
+            f"as that user, and is user {now} now, who cannot. A second budget beside it would exceed the limit. "
+            f"Change the user before the first pool is started (run the whole program as {now}); or let each process "
+            f"start its pool after the change, with a name that all of them give"
+        )
+
+
+def _user(uid: int) -> str:
+    try:
+        return f"{pwd.getpwuid(uid).pw_name!r} ({uid})"
+    except KeyError:
+        return str(uid)
 
 
 def connect(name: str) -> socket.socket | None:
@@ -46,6 +81,7 @@ def connect(name: str) -> socket.socket | None:
     Raises: ManagerUnavailableError when the folder or the socket is not this user's own; BlockingIOError when too many
         others are connecting.
     """
+    check_place(name)
     path = os.path.join(paths.folder(name), paths.SOCKET)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     sock.settimeout(LAUNCH_TIMEOUT)
@@ -60,7 +96,7 @@ def connect(name: str) -> socket.socket | None:
         if isinstance(error, (FileNotFoundError, ConnectionError)):
             return None
         raise errors.ManagerUnavailableError(f"budget {name!r}: cannot reach {path}: {error}") from error
-    if uid != os.getuid():
+    if uid != os.geteuid():
         sock.close()
         raise errors.ManagerUnavailableError(f"budget {name!r}: {path} is served by user {uid}; refused")
     return sock
@@ -73,8 +109,9 @@ def connect_or_launch(config: dict[str, Any]) -> socket.socket:
     """
     filelock = late("filelock")  # it costs more to import than all the rest here
     name, deadline = config["name"], time.monotonic() + LAUNCH_TIMEOUT
+    check_place(name)
     try:
-        path = os.path.join(paths.make_root(), paths.LOCK)
+        path = os.path.join(paths.make_root(os.path.dirname(paths.folder(name))), paths.LOCK)
         lock = filelock.FileLock(path, timeout=0, mode=0o600)
         while True:
             try:
@@ -83,7 +120,11 @@ def connect_or_launch(config: dict[str, Any]) -> socket.socket:
                     return sock
                 with lock:
                     sock = connect(name)
-                    return sock if sock is not None else _launch(config)
+                    if sock is not None:
+                        return sock
+                    sock = _launch(config)
+                _warn_of_sibling(config, os.path.dirname(path))
+                return sock
             except BlockingIOError:
                 time.sleep(random.uniform(*_LOOK))
             except filelock.Timeout:
@@ -127,6 +168,8 @@ def _launch(config: dict[str, Any]) -> socket.socket:
             + ("the same" if inherited[1] == L.database_key(config["database"]) else "another")
             + f" database; here max_size is {config['max_size']} and the database {config['database']}"
         )
+    if inherited is None:
+        clear_away(os.path.dirname(folder), config["name"])
     try:
         return _start(config, folder)
     except BaseException:
@@ -136,27 +179,42 @@ def _launch(config: dict[str, Any]) -> socket.socket:
 
 
 def _inheritance(folder: str) -> tuple[int, int] | None:
-    """max_size and database of a budget whose manager is gone and whose members live on; None: there are none."""
+    """max_size and database of a budget whose manager is gone and whose members live on; None: there are none.
+
+    Raises: ManagerUnavailableError: they are in another PID namespace; OSError.
+    """
     try:
-        fd = os.open(os.path.join(folder, paths.LEDGER), os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError:
+        found = Found(folder)
+    except FileNotFoundError:
         return None
-    try:
-        if os.fstat(fd).st_size < L.SIZE:
+    with found:
+        if not found.known or not found.has_members():
             return None
-        ledger = L.Ledger(fd)
-    finally:
-        os.close(fd)
-    try:
-        if ledger.cells[L.H_MAGIC] != L.MAGIC or not ledger.living():
-            return None
-        return ledger.cells[L.H_MAX_SIZE], ledger.cells[L.H_DATABASE]
-    finally:
-        ledger.close()
+        if found.elsewhere:
+            raise errors.ManagerUnavailableError(f"budget {os.path.basename(folder)!r}: {identity.ELSEWHERE}")
+        return found.ledger.cells[L.H_MAX_SIZE], found.ledger.cells[L.H_DATABASE]
+
+
+def _warn_of_sibling(config: dict[str, Any], root: str) -> None:
+    """Say so, once in each process, where the budget that it has begun was probably meant to be another process's."""
+    if os.getpid() in _warned:
+        return
+    other = sibling(root, config["name"], L.database_key(config["database"]))
+    if other is not None:
+        _warned.add(os.getpid())
+        late("logging").getLogger("mppool.pool").warning(
+            "pool %s: process %d, which was started by the same parent as this one, has a budget of its own for the "
+            "same database, %s: each of the two may open max_size=%d connections. If they are meant to share one, give "
+            'their pools a name (name="…"), or start the whole program with "mppool run -- COMMAND"; or make the pool '
+            "before the processes are forked (gunicorn --preload)",
+            config["name"],
+            other,
+            config["database"],
+            config["max_size"],
+        )
 
 
 def _start(config: dict[str, Any], folder: str) -> socket.socket:
-    subprocess = late("subprocess")
     socket_path = os.path.join(folder, paths.SOCKET)
     if os.path.lexists(socket_path):
         os.unlink(socket_path)  # of a manager that was killed
@@ -170,17 +228,12 @@ def _start(config: dict[str, Any], folder: str) -> socket.socket:
             listener.bind(socket_path)
             os.chmod(socket_path, 0o600)
             listener.listen(_BACKLOG)
-            home = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-            process = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-c", _BOOT, home, folder, str(reader)],
-                stdin=listener.fileno(),
-                stdout=log,
-                stderr=log,
-                pass_fds=(reader,),
-                **_APART,
-                env={name: os.environ[name] for name in _NEEDED if name in os.environ},
-            )
+            process = _spawn(folder, listener.fileno(), log, reader)
             os.write(writer, json.dumps(config).encode())  # the uri goes by a pipe: arguments can be read by everybody
+        except BlockingIOError as error:
+            raise errors.ManagerUnavailableError(
+                f"budget {config['name']!r}: cannot launch a manager: {identity.NO_MORE}"
+            ) from error
         finally:
             listener.close()
             for fd in (log, reader, writer):
@@ -190,16 +243,49 @@ def _start(config: dict[str, Any], folder: str) -> socket.socket:
         return sock
     if sock is not None:
         sock.close()
-    raise errors.ManagerUnavailableError(f"budget {config['name']!r}: {_last_words(folder)}")
+    words = _last_words(folder) or _lack_of_room(folder) or "it left no message"
+    raise errors.ManagerUnavailableError(f"budget {config['name']!r}: the manager ended at once: {words}")
+
+
+def _spawn(folder: str, listener: int, log: int, configuration: int) -> subprocess.Popen[bytes]:
+    home = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    environ = {name: os.environ[name] for name in _NEEDED if name in os.environ}
+    environ[paths.RUNTIME_DIR] = os.path.dirname(folder)  # for the helper, which is a member
+    process: subprocess.Popen[bytes] = late("subprocess").Popen(
+        [sys.executable, "-I", "-S", "-c", _BOOT, home, folder, str(configuration)],
+        stdin=listener,
+        stdout=log,
+        stderr=log,
+        pass_fds=(configuration,),
+        **_APART,
+        env=environ,
+    )
+    return process
 
 
 def _last_words(folder: str) -> str:
     try:
         with open(os.path.join(folder, paths.LOG), encoding="utf-8", errors="replace") as log:
-            words = log.read().strip().splitlines()
+            return log.read().strip().rpartition("\n")[2]
     except OSError:
-        words = []
-    return f"the manager ended at once: {words[-1] if words else 'it left no message'}"
+        return ""
+
+
+def _lack_of_room(folder: str) -> str:
+    """Why a manager could neither make its ledger there nor say so; empty: it could."""
+    try:
+        fd = os.open(os.path.join(folder, paths.LOG), os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            L.reserve(fd)
+            os.ftruncate(fd, 0)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        return (
+            f"it cannot write its ledger of {L.SIZE // 1024} KB in {folder}: {error.strerror}. Make room there, or set "
+            f"{paths.RUNTIME_DIR} to another folder"
+        )
+    return ""
 
 
 def ask(sock: socket.socket, request: dict[str, Any], name: str) -> tuple[dict[str, Any], messages.Channel]:
@@ -223,7 +309,8 @@ def ask(sock: socket.socket, request: dict[str, Any], name: str) -> tuple[dict[s
                     raise errors.ManagerUnavailableError(f"budget {name!r}: no answer in {LAUNCH_TIMEOUT} s")
                 heard = channel.receive()
                 if heard is None:
-                    raise ConnectionResetError(f"budget {name!r}: {_last_words(paths.folder(name))}")
+                    words = _last_words(paths.folder(name)) or "it left no message"
+                    raise ConnectionResetError(f"budget {name!r}: the manager ended at once: {words}")
                 if heard[0]:
                     break
         answer = heard[0][0]
@@ -238,15 +325,37 @@ def ask(sock: socket.socket, request: dict[str, Any], name: str) -> tuple[dict[s
     return answer, channel
 
 
-def enter(config: dict[str, Any], request: dict[str, Any]) -> tuple[dict[str, Any], messages.Channel]:
+def _is_open(channel: weakref.ref[messages.Channel]) -> bool:
+    held = channel()
+    return held is not None and held.fileno() >= 0
+
+
+def enter(
+    config: dict[str, Any], request: dict[str, Any], sit: Callable[[str], None] | None = None
+) -> tuple[dict[str, Any], messages.Channel]:
     """Connect (launching if need be) and ask; once more if the manager was just leaving.
+
+    Args:
+        sit: called with the budget's folder each time before the manager is asked.
 
     Raises: BudgetMismatchError, ManagerUnavailableError.
     """
     failure: Exception | None = None
     for _ in range(5):
         try:
-            return ask(connect_or_launch(config), request, config["name"])
-        except ConnectionResetError as error:
+            sock = connect_or_launch(config)
+            try:
+                if sit is not None:
+                    sit(paths.folder(config["name"]))
+                request["space"] = identity.space()
+            except BaseException:
+                sock.close()
+                raise
+            answer, channel = ask(sock, request, config["name"])
+            paths.arrived(config["name"], partial(_is_open, weakref.ref(channel)))
+            return answer, channel
+        except (ConnectionResetError, FileNotFoundError) as error:
             failure = error
+        except OSError as error:
+            raise errors.ManagerUnavailableError(f"budget {config['name']!r}: no seat can be taken: {error}") from error
     raise errors.ManagerUnavailableError(str(failure)) from failure

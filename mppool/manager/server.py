@@ -23,6 +23,7 @@ from mppool.manager.orphans import Orphans
 from mppool.manager.treasury import Treasury
 from mppool.shared import identity, messages, paths
 from mppool.shared import ledger as L
+from mppool.shared.seats import Seats
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -85,7 +86,8 @@ class Manager:
         self._folder = folder
         self._config = config
         ledger, self._ledger_fd = L.Ledger.create(os.path.join(folder, paths.LEDGER))
-        living = ledger.living()
+        self._seats = Seats(folder)
+        living = ledger.living(self._seats.taken)
         known = [row for row, pid in enumerate(ledger.column(L.PID, L.ROWS)) if pid]
         dead = sorted(set(known).difference(living))
         self._ledger = ledger
@@ -98,6 +100,7 @@ class Manager:
         self._orphans = Orphans(config, self._treasury, self._selector, self._freed)
         self._stopping = bool(living and ledger.cells[L.H_STOPPING])
         ledger.cells[L.H_STOPPING] = self._stopping
+        ledger.cells[L.H_SPACE] = self._space = identity.space()
         ledger.cells[L.H_DATABASE] = L.database_key(config["database"])
         self._full = False  # no descriptors left for another guest
         self._dirty = False  # something happened that the treasury should see
@@ -202,7 +205,7 @@ class Manager:
             return False
         try:
             pid, uid = messages.peer(sock)
-            if uid != os.getuid() or pid is None:
+            if uid != os.geteuid() or pid is None:
                 raise PermissionError
             guest = Guest(messages.Channel(sock), pid)
             guest.notice = identity.death_notice(pid)
@@ -217,9 +220,15 @@ class Manager:
             return
         self._look_at = now + LOOK
         for guest in list(self._unwatched):
-            left = guest.channel is None and self._ledger.cells[self._ledger.row(guest.member or 0) + L.LEFT]
-            if left or not identity.alive(guest.pid, guest.started):
+            if (guest.channel is None and self._stays_away(guest.member or 0)) or not identity.alive(
+                guest.pid, guest.started
+            ):
                 self._gone(guest)
+
+    def _stays_away(self, row: int) -> bool:
+        """Whether a member of the predecessor's has left meanwhile, or has become another program (exec)."""
+        cells, at = self._ledger.cells, self._ledger.row(row)
+        return bool(cells[at + L.LEFT] or (cells[at + L.TOKEN] and not self._seats.taken(cells[at + L.TOKEN])))
 
     def _hear(self, guest: Guest) -> None:
         assert guest.channel is not None
@@ -320,6 +329,10 @@ class Manager:
         for key in ("max_size", "database"):
             if message.get(key) not in (None, self._config[key]):
                 mismatch.append(f"{key} is {self._config[key]} there and {message[key]} here")
+        if message.get("space") not in (None, self._space):
+            text = f"budget {name!r}: {identity.ELSEWHERE}"
+            guest.channel.send({"ok": False, "error": "ManagerUnavailableError", "message": text})
+            return True
         if mismatch:
             text = f"budget {name!r} runs with other settings: {'; '.join(mismatch)}"
             guest.channel.send({"ok": False, "error": "BudgetMismatchError", "message": text})
@@ -420,7 +433,11 @@ def main(folder: str) -> None:
     os.dup2(null, _LISTENER)
     os.close(null)
     manager = Manager(listener, folder, config)
-    if os.fork():
+    try:
+        pid = os.fork()
+    except BlockingIOError:
+        sys.exit(identity.NO_MORE)
+    if pid:
         os._exit(0)  # so whoever launched us sees that all is well; the manager itself is nobody's child
     os.setpgid(0, 0)
     manager.run()

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _NOBODY = -1  # a start that no process has
 _NS = 1e9
+_LATE = 1.0  # seconds that a time may be later than ours: it was read after we looked at the clock
 
 # What members write of themselves may contradict itself for ever: then others get their turn in between.
 ROUNDS = 20
@@ -37,11 +38,13 @@ class Reports:
 
     Attributes:
         rows: so many rows, from the first, have been used.
+        now: the time. A connection that is idle since later would be looked for without end: there is none.
     """
 
     def __init__(self, ledger: L.Ledger) -> None:
         self._ledger = ledger
         self.rows = 0
+        self.now = float("inf")
 
     def read(self, member: int, account: Account) -> None:
         facts = self._ledger.facts(member)
@@ -50,10 +53,13 @@ class Reports:
         account.held, account.in_use, account.moving, account.closing, account.waiting = facts[:5]
         since, ripe_at, idle_since, account.warm, cost = facts[5:]
         account.since, account.ripe_at, account.idle_since = since / _NS, ripe_at / _NS, idle_since / _NS
+        if account.idle_since > self.now + _LATE:
+            account.idle_since = 0.0
         account.cost = cost / _NS
 
     def idle(self) -> list[tuple[float, int]]:
-        return [(since / _NS, row) for row, since in enumerate(self._column(L.IDLE_SINCE)) if since > 0]
+        latest = (self.now + _LATE) * _NS
+        return [(since / _NS, row) for row, since in enumerate(self._column(L.IDLE_SINCE)) if 0 < since <= latest]
 
     def unused(self) -> list[int]:
         columns = zip(self._column(L.HELD), self._column(L.CLOSING), self._column(L.CREDIT), strict=True)
@@ -211,6 +217,7 @@ class Treasury:
         Args:
             rang: members that have something new in their rows.
         """
+        self._reports.now = now
         for member in rang:
             if member in self.books.accounts:
                 self.books.rang(member, now)

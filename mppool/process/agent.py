@@ -26,6 +26,7 @@ from mppool.process.alarm import Alarm
 from mppool.process.gate import Gate
 from mppool.process.member import Member
 from mppool.process.succession import Succession
+from mppool.shared import identity
 from mppool.shared import ledger as L
 
 if TYPE_CHECKING:
@@ -70,7 +71,12 @@ class Agent:
         return self._succession.lost
 
     def start(self) -> None:
-        self._thread.start()
+        """Raises: PoolError: there can be no thread."""
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            self._close()
+            raise errors.PoolError(f"pool {self._pool.name!r}: cannot start its thread: {identity.NO_MORE}") from error
 
     def wake(self) -> None:
         self._alarm.ring()
@@ -259,6 +265,7 @@ class Agent:
         late("mppool.database.rows")  # pydantic, which the first row needs: now, beside the first connect
         while True:
             self._alarm.hush()
+            self._pool.end_if_forgotten()
             if self.lost and (found := self._succession.found(monotonic())):
                 self._sit_down(found)
             pause = self._reconcile(monotonic())

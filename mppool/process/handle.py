@@ -74,9 +74,17 @@ class Handle:
         )
         budget = BudgetSettings(uri, max_size, name, end_orphans)
         settings.fits(budget.max_size)
+        registry.check_environment()
         self._set(*scope.named(budget), settings, "new")
 
-    def _set(self, budget: BudgetSettings, name: str, settings: PoolSettings, state: str) -> None:
+    def _set(
+        self,
+        budget: BudgetSettings,
+        name: str,
+        settings: PoolSettings,
+        state: str,
+        claim: registry.Claim | None = None,
+    ) -> None:
         if scope.owns(name):
             settings = settings.within(budget.max_size)
         settings.fits(budget.max_size)
@@ -85,13 +93,14 @@ class Handle:
         self._settings = settings
         self._state = state
         self._local: LocalPool | None = None
+        self._claim = claim or registry.claim(name)
         registry.watch_forks(self)
 
     @classmethod
-    def _of(cls, budget: BudgetSettings, name: str, settings: PoolSettings) -> Any:
-        """A handle that attaches on first use."""
+    def _of(cls, budget: BudgetSettings, name: str, settings: PoolSettings, claim: registry.Claim | None = None) -> Any:
+        """A handle that attaches on first use; of one who has a ``claim`` to the budget."""
         handle = cls.__new__(cls)
-        handle._set(budget, name, settings, "lazy")
+        handle._set(budget, name, settings, "lazy", claim)
         return handle
 
     # -- told to everybody -----------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
@@ -50,6 +51,7 @@ class LocalPool:
         self.machine = PoolMachine(warm, settings.max_idle)
         self.row = Row()
         self.failure: BaseException | None = None  # why the whole pool is of no use
+        self.forgotten: Callable[[], object] | None = None  # ends it, if nobody can come to it any more
         self.borrows = self.timeouts = self.rollbacks = 0
         self.vetting = settings.check is not None
         self._tending = self.vetting or settings.reset is not None
@@ -241,6 +243,12 @@ class LocalPool:
             self.workshop.tend(action.slot)
 
     # -- the end ---------------------------------------------------------------------------------------------
+
+    def end_if_forgotten(self) -> None:
+        """On the agent's thread: whoever noticed may have been in the middle of anything."""
+        end, self.forgotten = self.forgotten, None
+        if end is not None:
+            end()
 
     def fail(self, error: BaseException) -> None:
         """The pool as a whole is of no use (no seat to be had): tell everybody and stop."""

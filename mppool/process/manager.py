@@ -46,6 +46,7 @@ class PoolManager:
     """
 
     def __init__(self, uri: str, max_size: int = 10, name: str | None = None, *, end_orphans: bool = True) -> None:
+        registry.check_environment()
         self._set(*scope.named(BudgetSettings(uri, max_size, name, end_orphans)))
 
     def _set(self, budget: BudgetSettings, name: str) -> None:
@@ -56,6 +57,7 @@ class PoolManager:
         self._ledger: L.Ledger | None = None
         self._stopped = False
         self._handles: weakref.WeakSet[Handle] = weakref.WeakSet()
+        self._claim = registry.claim(name)
         registry.watch_forks(self)
 
     @classmethod
@@ -66,7 +68,7 @@ class PoolManager:
         """
         sock = launcher.connect(check_name(name))
         if sock is None:
-            raise errors.ManagerUnavailableError(f"no budget {name!r} is running for user {os.getuid()} on this host")
+            raise errors.ManagerUnavailableError(f"no budget {name!r} is running for user {os.geteuid()} on this host")
         try:
             answer, channel = launcher.ask(sock, {"do": "describe"}, name)
         except ConnectionResetError as error:
@@ -111,18 +113,24 @@ class PoolManager:
             handle._discard()
         Handle._wait_for(registry.end_unused(self._name))  # of handles that nobody has any more
         with self._lock:
-            if self._channel is not None:
-                self._channel.close()
-            self._channel = self._ledger = None
+            self._disown()
+            self._ledger = None
+
+    def _disown(self) -> None:
+        """Give up being its owner, if this process is. Under the lock."""
+        if self._channel is not None:
+            self._let_go()
+            self._channel = None
 
     def _own(self) -> None:
         """Find or launch the manager and be its owner. Under the lock."""
         budget = self._budget
         request = {"do": "own", "database": budget.database.key, "max_size": budget.max_size}
         _, channel = launcher.enter(launch_config(budget, self._name), request)
-        if self._channel is not None:
-            self._channel.close()
+        self._disown()
         self._channel = channel
+        self._let_go = weakref.finalize(self, channel.close)  # also if nobody calls `stop`
+        self._let_go.atexit = False
         self._open_ledger(channel)
 
     def _tell_to_stop(self) -> bool:
@@ -177,7 +185,7 @@ class PoolManager:
             raise errors.PoolClosedError(f"manager {self._name!r} is stopped")
         known = [name for name in PoolSettings.__annotations__ if name != "min_size"]
         check_keywords(f"PoolManager.{method}", settings, known)
-        handle = cls._of(self._budget, self._name, PoolSettings(min_size=min_size, **settings))
+        handle = cls._of(self._budget, self._name, PoolSettings(min_size=min_size, **settings), self._claim)
         self._handles.add(handle)
         return handle
 
@@ -256,7 +264,7 @@ class PoolManager:
                 try:
                     self._look_up()
                 except errors.ManagerUnavailableError:
-                    if ledger is None or not ledger.living():
+                    if ledger is None or not ledger.living(lambda token: True):
                         raise  # else its members go on, and what they publish there is still true
             assert self._ledger is not None
             return self._ledger
@@ -284,9 +292,8 @@ class PoolManager:
     def forked_in_child(self) -> None:
         """The child owns nothing: it looks the manager up again when it is asked something."""
         self._lock = threading.Lock()
-        if self._channel is not None:
-            self._channel.close()
-        self._channel = self._ledger = None
+        self._disown()
+        self._ledger = None
 
 
 def _unpickled(budget: BudgetSettings, name: str) -> PoolManager:

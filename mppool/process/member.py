@@ -16,6 +16,7 @@ from mppool.manager.launcher import enter
 from mppool.settings import BudgetSettings
 from mppool.shared import ledger as L
 from mppool.shared import messages
+from mppool.shared.seats import Seat
 from mppool.shared.semaphore import EventSemaphore, adopt
 
 LINGER_NAMED = 2.0  # seconds a named budget's manager stays for the next comer
@@ -31,8 +32,18 @@ def launch_config(budget: BudgetSettings, name: str) -> dict[str, Any]:
         "max_size": budget.max_size,
         "linger": LINGER_NAMED if budget.name is not None else 0.0,
         "end_orphans": budget.end_orphans,
-        "path": [os.path.abspath(each) for each in sys.path if isinstance(each, str)],
+        "path": _absolute(sys.path),
     }
+
+
+def _absolute(folders: list[str]) -> list[str]:
+    """As they are from here; relative ones are left out where the working directory has been deleted."""
+    try:
+        here = os.getcwd()
+    except FileNotFoundError:
+        here = ""
+    joined = (os.path.normpath(os.path.join(here, each)) for each in folders if isinstance(each, str))
+    return [each for each in joined if os.path.isabs(each)]
 
 
 class Member:
@@ -57,11 +68,18 @@ class Member:
             "token": token,
             "returning": returning,
         }
-        answer, self.channel = enter(launch_config(budget, name), request)
+        self._token = token
+        self._seat: Seat | None = None
+        try:
+            answer, self.channel = enter(launch_config(budget, name), request, self._sit if token else None)
+        except BaseException:
+            self._get_up()
+            raise
         fds = self.channel.claim_fds(1 + answer["fds"])
         self.ledger = L.Ledger(fds[0])
         os.close(fds[0])
         if self.ledger.cells[L.H_MAGIC] != L.MAGIC:
+            self._get_up()
             self.channel.close()
             for fd in fds[1:]:
                 os.close(fd)
@@ -69,6 +87,16 @@ class Member:
         self.semaphore: EventSemaphore = adopt(fds[1:])
         self.at = self.ledger.row(answer["row"])
         self.undeclared: bool = answer["declare"]  # the manager waits to be told what is held
+
+    def _sit(self, folder: str) -> None:
+        """Before the manager writes down that this process is there. Raises: OSError."""
+        self._get_up()
+        self._seat = Seat(folder, self._token)
+
+    def _get_up(self) -> None:
+        if self._seat is not None:
+            self._seat.get_up()
+            self._seat = None
 
     @property
     def cells(self) -> memoryview:
@@ -109,6 +137,7 @@ class Member:
 
     def abandon(self) -> None:
         """Close this process's copies only: in a forked child the seat is the parent's."""
+        self._get_up()
         self.channel.close()
         self.semaphore.close()
         self.ledger.close()

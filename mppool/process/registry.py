@@ -11,13 +11,16 @@ import os
 import threading
 import time
 import weakref
+from functools import partial
 from typing import Protocol
 
 from mppool.core.pool import Waiter
 from mppool.database import copies, core, parking
+from mppool.manager import launcher
 from mppool.process import greenlets
 from mppool.process.local import LocalPool
 from mppool.settings import BudgetSettings, PoolSettings
+from mppool.shared import paths
 
 EXIT_TIMEOUT = 5.0  # seconds that the interpreter's exit may wait for connections to close
 
@@ -32,9 +35,44 @@ _users: dict[str, weakref.WeakSet[Forkable]] = {}  # the handles that use it, as
 _forkables: weakref.WeakSet[Forkable] = weakref.WeakSet()
 
 
+def check_environment() -> None:
+    """Raises: ValueError: what the environment says cannot be."""
+    try:
+        paths.chosen()
+    except paths.UnsafeFolder as error:
+        raise ValueError(str(error)) from None
+
+
 def watch_forks(forkable: Forkable) -> None:
     """Have this object told when it finds itself in a forked child."""
     _forkables.add(forkable)
+
+
+class Claim:
+    """What all who can come to a budget's pool here have in common: the handles of one maker, and that itself."""
+
+    __slots__ = ("__weakref__",)
+
+
+def claim(name: str) -> Claim | None:
+    """A new claim to a budget whose name was made up in this process; None: others may say that name, too.
+
+    When nobody has it any more, though `stop` was never called, the pool ends: its connections are closed, those still
+    borrowed when they come back, and its manager need not stay for it.
+    """
+    if not name.startswith(f"own-{os.getpid()}-"):
+        return None
+    made = Claim()
+    weakref.finalize(made, _forgotten, name).atexit = False
+    return made
+
+
+def _forgotten(name: str) -> None:
+    """Called by the garbage collector, in the middle of anything: the pool's own thread does the rest."""
+    pool = _pools.get(name)
+    if pool is not None:
+        pool.forgotten = partial(end_unused, name)
+        pool.agent.wake()
 
 
 def join(
@@ -43,9 +81,11 @@ def join(
     """This process's pool at a budget, made now if need be; `part` when done with it. Joining twice is joining once.
 
     Raises: BudgetMismatchError, ValueError when another handle of this process uses it with settings that clash.
-        UnsupportedError: gevent or eventlet has patched this process.
+        UnsupportedError: gevent or eventlet has patched this process. ManagerUnavailableError: the budget is another
+        user's, or its place is not to be had.
     """
     greenlets.refuse()
+    launcher.check_place(name)
     with _lock:
         pool = _pools.get(name)
         if pool is None or pool.machine.stopped:
@@ -86,6 +126,7 @@ def _before_fork() -> None:
 
 def _forked_in_child() -> None:
     global _lock
+    paths.forked_in_child()
     _lock = threading.Lock()
     inherited = list(_pools.values())
     _pools.clear()

@@ -7,6 +7,17 @@ from __future__ import annotations
 
 import os
 
+ELSEWHERE = (
+    "its members are in another PID namespace (another container, say), and which of them live cannot be seen from "
+    "here; a budget cannot be kept so. Give each namespace a runtime folder of its own (MPPOOL_RUNTIME_DIR, or an own "
+    "/dev/shm) and its part of max_size, or have the containers share their PID namespace"
+)
+
+NO_MORE = (
+    "this user may have no more processes and threads just now (ulimit -u, or pids.max of the container or service): "
+    "raise that limit, or start fewer of them"
+)
+
 
 def started(pid: int) -> int:
     """When a process started, in units that only mean something to compare (clock ticks since boot on Linux,
@@ -33,9 +44,48 @@ def _started_by_psutil(pid: int) -> int:
         return 0
 
 
+def space() -> int:
+    """The PID and time namespaces of this process, as a number: pids and starts mean something to others that have the
+    same only. 0: this system has none.
+
+    Raises: OSError: ``/proc`` tells of another namespace's processes.
+    """
+    try:
+        if os.readlink("/proc/self") != str(os.getpid()):
+            raise OSError("/proc shows the processes of another PID namespace; it must be mounted in this one")
+        pids, times = os.stat("/proc/self/ns/pid").st_ino, 0
+        if os.path.exists("/proc/self/ns/time"):
+            times = os.stat("/proc/self/ns/time").st_ino
+    except FileNotFoundError:
+        return 0
+    return (pids ^ times << 30) & (1 << 62) - 1
+
+
 def alive(pid: int, since: int) -> bool:
     """Whether the process that had this pid at that start is still there. Nobody is who had none."""
     return pid > 0 and since > 0 and started(pid) == since
+
+
+def parent(pid: int) -> int:
+    """The process that started this one, or has adopted it; 0: none, or it is not known."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as stat:
+            return int(stat.read().rpartition(b")")[2].split()[1])
+    except OSError:
+        return 0
+
+
+def same_program(one: int, other: int) -> bool:
+    """Whether two processes run the same executable; by its name alone where one is another user's."""
+    try:
+        return os.readlink(f"/proc/{one}/exe") == os.readlink(f"/proc/{other}/exe")
+    except OSError:
+        pass
+    try:
+        with open(f"/proc/{one}/comm", "rb") as first, open(f"/proc/{other}/comm", "rb") as second:
+            return first.read() == second.read()
+    except OSError:
+        return False
 
 
 def death_notice(pid: int) -> int | None:

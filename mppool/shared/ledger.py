@@ -16,13 +16,17 @@ import zlib
 
 from mppool.shared import identity
 
-MAGIC = 0x6D70706F6F6C33  # "mppool3": another layout gets another number
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+MAGIC = 0x6D70706F6F6C34  # "mppool4": another layout gets another number
 ROWS = 1024
 NEVER = 1 << 62  # a limit that limits nothing
 
 # Header cells; the manager writes them.
 HEADER = 16
-H_MAGIC, H_MAX_SIZE, H_MANAGER, H_STARTED, H_HUNGRY, H_DATABASE, H_STOPPING, H_COST, H_TELLING = range(9)
+H_MAGIC, H_MAX_SIZE, H_MANAGER, H_STARTED, H_HUNGRY, H_DATABASE, H_STOPPING, H_COST, H_TELLING, H_SPACE = range(10)
 
 # Row cells. The manager's:
 ROW = 24
@@ -42,7 +46,7 @@ def database_key(key: str) -> int:
     return zlib.crc32(data) << 30 ^ zlib.adler32(data)
 
 
-def _reserve(fd: int) -> None:
+def reserve(fd: int) -> None:
     """Give the file its memory now: a store into a mapping that has none to be had would end the process."""
     for offset in range(0, SIZE, 4096):
         os.pwrite(fd, bytes(min(4096, SIZE - offset)), offset)
@@ -66,7 +70,7 @@ class Ledger:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
             if os.fstat(fd).st_size < SIZE:
-                _reserve(fd)
+                reserve(fd)
             ledger = cls(fd)
         except BaseException:
             os.close(fd)
@@ -77,8 +81,12 @@ class Ledger:
             ledger.cells[H_MAGIC] = MAGIC
         return ledger, fd
 
-    def living(self) -> list[int]:
-        """Rows of members that are still there, by pid and start time, and have not left."""
+    def living(self, taken: Callable[[int], bool]) -> list[int]:
+        """Rows of members that are still there, by pid, start time and seat, and have not left.
+
+        Args:
+            taken: whether the seat of a token may be: see `seats`. Nobody is asked about a row without a token.
+        """
         cells = self.cells
         return [
             row
@@ -86,6 +94,7 @@ class Ledger:
             if cells[(at := self.row(row)) + PID]
             and not cells[at + LEFT]
             and identity.alive(cells[at + PID], cells[at + STARTED])
+            and (not cells[at + TOKEN] or taken(cells[at + TOKEN]))
         ]
 
     @staticmethod

@@ -3,6 +3,9 @@
 The place must not depend on the environment a program happens to be started in (a cron job and a shell of one
 user share a budget by its name), so it is a fixed one; only ``MPPOOL_RUNTIME_DIR`` moves it. Memory-backed where
 that is to be had: a ledger on a disk would stall its writers whenever the disk does.
+
+A budget stays where it was for a process that has a seat at it, and for those forked from there, whatever becomes of
+their environment. One that has changed its user cannot get there any more; for it the place is refused.
 """
 
 from __future__ import annotations
@@ -10,26 +13,99 @@ from __future__ import annotations
 import os
 import stat
 
-LEDGER, SOCKET, LOG = "ledger", "socket", "log"  # in a budget's folder
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+RUNTIME_DIR = "MPPOOL_RUNTIME_DIR"
+LEDGER, SOCKET, LOG, SEATS = "ledger", "socket", "log", "seats"  # in a budget's folder
 TURN, ASKING = "turn-", "turn-to-ask-"  # and a number, there: see `turns`
-LOCK = "lock"  # in the root: held while a manager is launched, and while one leaves
+LOCK = ".lock"  # in the root: held while a manager is launched, and while one leaves; no budget can have such a name
 
 
 class UnsafeFolder(OSError):
-    """The folder exists and is somebody else's, or open to others."""
+    """The folder is not one in which this user's budgets can be safely, or would not stay the same one."""
+
+
+class _Home:
+    """Where a budget is at which this process has a seat, or the one that it was forked from had one."""
+
+    __slots__ = ("inherited", "root", "seats", "user")
+
+    def __init__(self) -> None:
+        self.root, self.user = root(), os.geteuid()
+        self.seats: list[Callable[[], bool]] = []  # each tells whether this process still has it
+        self.inherited = False
+
+
+_homes: dict[str, _Home] = {}
+
+
+def arrived(name: str, stays: Callable[[], bool]) -> None:
+    """This process has taken a seat at a budget, or owns it, as long as ``stays()``."""
+    home = _home(name)
+    if home is None:
+        home = _homes[name] = _Home()
+    home.seats = [*filter(_call, home.seats), stays]
+
+
+def _call(stays: Callable[[], bool]) -> bool:
+    return stays()
+
+
+def forked_in_child() -> None:
+    """The seats are the parent's."""
+    for home in _homes.values():
+        home.inherited, home.seats = True, []
+
+
+def _home(name: str) -> _Home | None:
+    """None: nobody here has a seat there, so it may be anywhere."""
+    home = _homes.get(name)
+    if home is None or any(map(_call, home.seats)):
+        return home
+    if home.inherited and (home.user != os.geteuid() or os.path.exists(os.path.join(home.root, name))):
+        return home
+    _homes.pop(name, None)
+    return None
+
+
+def changed_user(name: str) -> tuple[int, int] | None:
+    """Who this process was when it had its seat at a budget, and who it is now; None: the same."""
+    home = _home(name)
+    return None if home is None or home.user == os.geteuid() else (home.user, os.geteuid())
+
+
+def chosen() -> str | None:
+    """The folder that the environment names, if any. Raises: UnsafeFolder: it is relative."""
+    folder = os.environ.get(RUNTIME_DIR)
+    if not folder or os.path.isabs(folder):
+        return folder or None
+    try:
+        meant = f"; perhaps {os.path.abspath(folder)} is meant"
+    except OSError:  # the working directory has been deleted
+        meant = ""
+    raise UnsafeFolder(
+        f"the environment variable {RUNTIME_DIR} must be an absolute path, not {folder!r}: another working directory "
+        f"would make it another folder, and one budget two{meant}"
+    )
+
+
+def usual() -> str:
+    """The folder of all budgets of this user, unless the environment names one."""
+    base = "/dev/shm" if os.path.isdir("/dev/shm") and os.access("/dev/shm", os.W_OK) else "/tmp"
+    return f"{base}/mppool-{os.geteuid()}"
 
 
 def root() -> str:
-    """The folder of all budgets of this user."""
-    chosen = os.environ.get("MPPOOL_RUNTIME_DIR")
-    if chosen:
-        return os.path.abspath(chosen)
-    base = "/dev/shm" if os.path.isdir("/dev/shm") and os.access("/dev/shm", os.W_OK) else "/tmp"
-    return f"{base}/mppool-{os.getuid()}"
+    """The folder of all budgets of this user. Raises: UnsafeFolder."""
+    return os.path.normpath(chosen() or usual())
 
 
 def folder(name: str) -> str:
-    return os.path.join(root(), name)
+    """A budget's folder. Raises: UnsafeFolder."""
+    home = _home(name)
+    return os.path.join(home.root if home is not None else root(), name)
 
 
 def make_private(path: str, forbidden: int = 0o077) -> None:
@@ -44,24 +120,24 @@ def make_private(path: str, forbidden: int = 0o077) -> None:
     status = os.lstat(path)
     if not stat.S_ISDIR(status.st_mode):
         raise UnsafeFolder(f"{path} is not a folder")
-    if status.st_uid != os.getuid():
-        raise UnsafeFolder(f"{path} belongs to user {status.st_uid}, not to {os.getuid()}")
+    if status.st_uid != os.geteuid():
+        raise UnsafeFolder(f"{path} belongs to user {status.st_uid}, not to {os.geteuid()}")
     if stat.S_IMODE(status.st_mode) & forbidden:
         raise UnsafeFolder(f"{path} is open to others (mode {stat.S_IMODE(status.st_mode):o}); make it 700")
 
 
 def make_folder(name: str) -> str:
     """The budget's folder, made if need be. Raises: UnsafeFolder, OSError."""
-    make_root()
     path = folder(name)
+    make_root(os.path.dirname(path))
     make_private(path)
     return path
 
 
-def make_root() -> str:
+def make_root(base: str | None = None) -> str:
     """The folder of all budgets, made if need be. A chosen one may be readable to others, but not writable."""
-    base = root()
-    make_private(base, 0o022 if os.environ.get("MPPOOL_RUNTIME_DIR") else 0o077)
+    base = base or root()
+    make_private(base, 0o077 if base == usual() else 0o022)
     return base
 
 
@@ -69,7 +145,7 @@ def remove_folder(path: str) -> None:
     """Take a budget's folder away, as far as it is still there, and the lock with the last one. Only under the lock."""
     try:
         for name in os.listdir(path):
-            if name in (SOCKET, LEDGER, LOG) or name.startswith(TURN):
+            if name in (SOCKET, LEDGER, LOG, SEATS) or name.startswith(TURN):
                 os.unlink(os.path.join(path, name))
         os.rmdir(path)
     except OSError:

@@ -327,7 +327,7 @@ def unwritable(monkeypatch: pytest.MonkeyPatch) -> None:
 FULL_DISK = (
     "import sys; sys.path.append(sys.argv[1]); import os; from mppool.shared import ledger\n"
     "def full(fd): raise OSError(28, os.strerror(28))\n"
-    "ledger._reserve = full; ledger.SIZE += 4096\n"
+    "ledger.reserve = full; ledger.SIZE += 4096\n"
     "from mppool.manager.server import main; main(sys.argv[2])"
 )
 

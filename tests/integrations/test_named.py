@@ -19,6 +19,7 @@ import psutil
 import pytest
 
 from mppool import PoolManager, errors
+from mppool.shared import paths
 from tests.waiting import until
 
 HOME = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -65,7 +66,8 @@ def _nobody_waits_for_the_next_comer(runtime_folder: str, balance_sheet: None) -
     yield
     for name in os.listdir(runtime_folder):
         with suppress(errors.PoolError):
-            PoolManager.attach(name).stop()
+            if name != paths.LOCK:
+                PoolManager.attach(name).stop()
 
 
 class Program:

@@ -184,6 +184,20 @@ def test_an_upgrade_shares_the_budget(
     assert 1 < seen.peak <= BUDGET
 
 
+def test_workers_with_a_budget_each_are_told_so(
+    postgres_uri: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each loads the application for itself, and nothing makes their budgets one: all but the first say so."""
+    log = os.path.join(tmp_path, "warnings")
+    monkeypatch.setitem(LOADS, "apart", {"conf": f"import logging\nlogging.basicConfig(filename={log!r})\n"})
+    with gunicorn(postgres_uri, "sync", "apart", tmp_path, budget=1):
+        until(lambda: len(contents(log).splitlines()) == WORKERS - 1, 20)
+    for line in contents(log).splitlines():
+        assert line.startswith("WARNING:mppool.pool:pool own-"), line
+        assert "has a budget of its own for the same database, postgresql://" in line
+        assert all(way in line for way in ('name="…"', '"mppool run -- COMMAND"', "gunicorn --preload"))
+
+
 def contents(path: str) -> str:
     try:
         with open(path, encoding="utf-8") as file:

@@ -373,3 +373,27 @@ def test_settling_ends_and_never_exceeds_whatever_members_claim(rounds: list[tup
             for member in members:
                 if takers >> member & 1:
                     budget.treasury.semaphores[member].real.take()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("value", [2**62, 2**63 - 1, -1, -(2**63)])
+@pytest.mark.parametrize("cells", [*[(cell,) for cell in L.FACTS], tuple(L.FACTS)], ids=str)
+@pytest.mark.parametrize("returned", [False, True])
+def test_a_corrupt_row_costs_next_to_nothing(
+    budget: Budget, cells: tuple[int, ...], value: int, returned: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While another member wants more than there is: the row is looked at again, and not all the time."""
+    plans, plan = [], budget.treasury.books.plan
+    monkeypatch.setattr(budget.treasury.books, "plan", lambda now: (plans.append(now), plan(now))[1])
+    corrupt, taker = budget.worker(2, in_use=2), budget.attach()
+    if returned:
+        budget.treasury.awaits(corrupt)
+        budget.treasury.declare(corrupt, 2, 100.0)
+    for cell in cells:
+        budget.ledger.cells[budget.ledger.row(corrupt) + cell] = value
+    budget.rang.add(corrupt)
+    budget.report(taker, waiting=4)
+    now, until = 100.0, 101.0
+    while now < until:
+        again = budget.settle(now)
+        now = until if again is None else max(again, now + 1e-6)
+    assert len(plans) < 300

@@ -23,19 +23,20 @@ def fixed_place(monkeypatch: pytest.MonkeyPatch, runtime_folder: str) -> str:
     """The root is where it is without a wish, only that this happens to be in the test's own folder."""
     place = os.path.join(runtime_folder, "fixed")
     monkeypatch.delenv("MPPOOL_RUNTIME_DIR")
-    monkeypatch.setattr(paths, "root", lambda: place)
+    monkeypatch.setattr(paths, "usual", lambda: place)
     return place
 
 
 # -- where ---------------------------------------------------------------------------------------------------
 
 
-def test_a_wish_moves_the_root_and_becomes_absolute(monkeypatch: pytest.MonkeyPatch, runtime_folder: str) -> None:
+def test_a_wish_moves_the_root_and_must_be_absolute(monkeypatch: pytest.MonkeyPatch, runtime_folder: str) -> None:
     assert paths.root() == runtime_folder
+    assert paths.folder("shop") == os.path.join(runtime_folder, "shop")
     monkeypatch.chdir(runtime_folder)
     monkeypatch.setenv("MPPOOL_RUNTIME_DIR", "there")
-    assert paths.root() == os.path.join(runtime_folder, "there")
-    assert paths.folder("shop") == os.path.join(runtime_folder, "there", "shop")
+    with pytest.raises(UnsafeFolder, match=f"absolute path, not 'there'.*perhaps {runtime_folder}/there is meant"):
+        paths.root()
 
 
 @pytest.mark.parametrize("wish", [None, ""])
@@ -179,7 +180,7 @@ def test_the_lock_goes_with_the_last_budget(runtime_folder: str) -> None:
     first, last = paths.make_folder("first"), paths.make_folder("last")
     make_file(os.path.join(runtime_folder, paths.LOCK))
     paths.remove_folder(first)
-    assert sorted(os.listdir(runtime_folder)) == ["last", paths.LOCK]
+    assert sorted(os.listdir(runtime_folder)) == [paths.LOCK, "last"]
     paths.remove_folder(last)
     assert os.listdir(runtime_folder) == []
 

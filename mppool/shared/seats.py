@@ -1,0 +1,89 @@
+"""Seats: whether a member is still there, told by the kernel across PID namespaces and beyond an exec.
+
+A member locks the byte of its token in a file of the budget before it attaches, and the lock goes with its descriptor:
+when the process ends, however it ends, and when it becomes another program. A pid and a start time tell less: they
+survive an exec, and in another PID namespace they mean somebody else. The lock belongs to the open file, which a forked
+child has, too: one that has not closed its copy keeps a dead member's lock, so a pid that is gone still tells of death.
+
+Where there are no such locks (they are Linux's), nothing is known of a seat, and pid and start time have to do.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import struct
+
+from mppool.shared import paths
+
+__all__ = ["Seat", "Seats"]
+
+_SET, _GET = getattr(fcntl, "F_OFD_SETLK", None), getattr(fcntl, "F_OFD_GETLK", None)
+_FLOCK = struct.Struct("hhqqi0q")  # struct flock: type, whence, start, length, pid
+
+
+def _open(folder: str) -> int:
+    path = os.path.join(folder, paths.SEATS)
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+
+
+class Seat:
+    """One member's seat, until it gets up or its process is no more what it was. Any number may have the same token.
+
+    Raises: OSError.
+    """
+
+    def __init__(self, folder: str, token: int) -> None:
+        self._fd = _open(folder)
+        status = os.fstat(self._fd)
+        self._file = status.st_dev, status.st_ino
+        if _SET is None:
+            return
+        try:
+            fcntl.fcntl(self._fd, _SET, _FLOCK.pack(fcntl.F_RDLCK, os.SEEK_SET, token, 1, 0))
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+                self.get_up()
+                raise  # else this kernel or file system has no such locks
+
+    def get_up(self) -> None:
+        """Close this process's copy. Its number may be another file's by now, if somebody has closed all there were."""
+        try:
+            status = os.fstat(self._fd)
+        except OSError:
+            return
+        if (status.st_dev, status.st_ino) == self._file:
+            os.close(self._fd)
+        self._file = (-1, -1)
+
+
+class Seats:
+    """A budget's seats, as the manager and whoever launches one see them.
+
+    Args:
+        folder: the budget's.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self._fd = _open(folder)
+
+    def taken(self, token: int) -> bool:
+        """Whether the member of that token may still be there."""
+        return self._locked(token, 1) is not False
+
+    def any_taken(self) -> bool:
+        """Whether any member may still be there, in whichever PID namespace."""
+        return self._locked(0, 0) is not False
+
+    def _locked(self, start: int, length: int) -> bool | None:
+        if _GET is None:
+            return None
+        try:
+            found = fcntl.fcntl(self._fd, _GET, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, start, length, 0))
+        except OSError:
+            return None
+        return bool(_FLOCK.unpack(found)[0] != fcntl.F_UNLCK)
+
+    def close(self) -> None:
+        os.close(self._fd)
