@@ -314,7 +314,7 @@ WORDS = {
 @pytest.mark.parametrize("bug", PLANTED)
 def test_the_matrix_finds_planted_bugs(sqlite_uri: str, bug: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A balance sheet that is always right proves nothing."""
-    monkeypatch.setattr(kit, "PATIENCE", 0.3)
+    monkeypatch.setattr(kit, "PATIENCE", SLOWEST)  # that of a borrow for which there is no permit any more
     monkeypatch.setattr(launcher, "_BOOT", launcher._BOOT.replace("main(sys", f"exec({PLANTED[bug]!r}); main(sys"))
     table = Table()
     point = ("take", "process/local.py:outcome:0", 1)  # one that does not come: it leaves in the end, as it should

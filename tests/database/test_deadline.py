@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from mppool import errors
+from mppool.database import deadline
 from mppool.database.connection import PySQLXEngine, PySQLXEngineSync
 
 COUNTING = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT {}) SELECT count(*) AS a FROM n"
@@ -162,18 +163,27 @@ def test_the_loop_goes_on_meanwhile(postgres_uri: str) -> None:
 
 @pytest.mark.parametrize("conn", ["sync", "async"], indirect=True)
 @pytest.mark.parametrize("database_uri", ["sqlite"], indirect=True)
-def test_a_wait_for_the_lock_ends_in_time_and_spares_the_connection(conn: Any, sqlite_uri: str) -> None:
+def test_a_wait_for_the_lock_ends_in_time_and_spares_the_connection(
+    conn: Any, sqlite_uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite's answer comes before the limit: here long before, so that a busy machine cannot turn that round."""
+    monkeypatch.setattr(deadline, "_for_sqlite", lambda limit: 300 if limit == 20 else 5000)
     with PySQLXEngineSync(sqlite_uri) as other:
         other.begin(immediate=True)
         began = time.monotonic()
         with pytest.raises(errors.ExecuteError) as caught:
-            conn.execute("INSERT INTO t VALUES (1, 'x')", timeout=1)
-        assert time.monotonic() - began > 0.8
+            conn.execute("INSERT INTO t VALUES (1, 'x')", timeout=20)
+        assert time.monotonic() - began > 0.25
         assert caught.value.code == "5"
         assert not conn._link.doubtful
         other.rollback()
     assert list(conn.query_first_as_dict("PRAGMA busy_timeout").values()) == [5000]
-    conn.execute("INSERT INTO t VALUES (1, 'x')", timeout=1)
+    conn.execute("INSERT INTO t VALUES (1, 'x')", timeout=20)
+
+
+@pytest.mark.parametrize(("limit", "patience"), [(0.001, 1), (0.1, 50), (1.0, 900), (5.0, 4500), (60.0, 54000)])
+def test_sqlite_waits_for_a_lock_a_little_less_than_the_limit(limit: float, patience: int) -> None:
+    assert deadline._for_sqlite(limit) == patience
 
 
 def test_a_shorter_busy_timeout_of_the_users_is_kept(sqlite_uri: str) -> None:

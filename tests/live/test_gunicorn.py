@@ -64,6 +64,22 @@ class Running:
         """Of the first master."""
         return [child.pid for child in psutil.Process(self.process.pid).children() if _is_worker(child)]
 
+    def wait_until_booted(self) -> None:
+        """Wait until all workers have signal handlers of their own. Until then they have the master's, which takes note
+        of a SIGTERM and does nothing: gunicorn waits 30 s for such a worker, and kills it then."""
+        if os.path.isdir("/proc/self"):
+            until(lambda: not any(map(_catches_hup, self.workers)), 20)
+
+
+def _catches_hup(pid: int) -> bool:
+    """As gunicorn's masters do, and its workers do not."""
+    try:
+        with open(f"/proc/{pid}/status", encoding="utf-8") as status:
+            caught = next(line.split()[1] for line in status if line.startswith("SigCgt"))
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return bool(int(caught, 16) >> (signal.SIGHUP - 1) & 1)
+
 
 def _is_worker(child: psutil.Process) -> bool:
     try:
@@ -88,7 +104,10 @@ def gunicorn(
     ]
     environ = {"APP_URI": uri, "APP_MAX_SIZE": str(budget), **how.get("env", {})}
     with served(port, command, environ, quiet=quiet) as process:
-        yield Running(port, process, pidfile)
+        running = Running(port, process, pidfile)
+        yield running
+        if process.poll() is None:
+            running.wait_until_booted()
 
 
 @pytest.mark.parametrize(
