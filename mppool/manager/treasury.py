@@ -169,7 +169,7 @@ class Treasury:
         cells[at + L.STARTED] = _NOBODY
         cells[at + L.TOKEN] = 0
         cells[at + L.IN_USE] = credit if busy is None else min(credit, busy)
-        for cell in (*L.FACTS, L.TARGET, L.LIMIT, L.KNOWN):
+        for cell in (*L.FACTS, L.LOST, L.TARGET, L.LIMIT, L.KNOWN):
             if cell not in (L.HELD, L.IN_USE):
                 cells[at + cell] = 0
         cells[at + L.HELD] = cells[at + L.CREDIT] = credit

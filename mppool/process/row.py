@@ -17,7 +17,18 @@ _NS = 1e9
 class Row:
     """The row of a seat; without a seat, cells of our own: no orders, nobody waits, and nobody has to be told."""
 
-    __slots__ = ("_cells", "_credit", "_held", "_idle_since", "_in_use", "_known", "_limit", "_target", "_waiting")
+    __slots__ = (
+        "_cells",
+        "_credit",
+        "_held",
+        "_idle_since",
+        "_in_use",
+        "_known",
+        "_limit",
+        "_lost",
+        "_target",
+        "_waiting",
+    )
 
     def __init__(self) -> None:
         self.leave()
@@ -28,6 +39,7 @@ class Row:
         self._credit, self._target, self._limit, self._known = at + L.CREDIT, at + L.TARGET, at + L.LIMIT, at + L.KNOWN
         self._held, self._in_use, self._waiting = at + L.HELD, at + L.IN_USE, at + L.WAITING
         self._idle_since = at + L.IDLE_SINCE
+        self._lost = -1  # as was last written
 
     def leave(self) -> None:
         self.sit([0] * (L.HEADER + L.ROW), L.HEADER)
@@ -44,7 +56,8 @@ class Row:
         cells[self._in_use] = in_use
         cells[at + L.MOVING] = held - in_use - len(machine.idle)
         cells[at + L.CLOSING] = len(machine.closing)
-        cells[at + L.LOST] = len(machine.lost)
+        if self._lost != len(machine.lost):  # seldom
+            self._lost = cells[at + L.LOST] = len(machine.lost)
         was_idle = cells[self._idle_since]
         cells[self._idle_since] = int(machine.idle[0].idle_since * _NS) if machine.idle else 0
         self.publish_line(machine)
