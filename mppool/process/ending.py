@@ -19,7 +19,7 @@ from typing import Any
 
 from mppool import errors
 from mppool.database.connection import PySQLXEngineSync
-from mppool.database.sockets import Descriptor
+from mppool.database.sockets import Descriptor, lent
 from mppool.process.sync_pool import PySQLXEnginePoolSync
 from mppool.settings import BudgetSettings, PoolSettings
 from mppool.shared.messages import Channel
@@ -105,8 +105,8 @@ class Server:
 def _end_of(descriptor: Descriptor | None) -> Place | None:
     if descriptor is None:
         return None
-    with socket.socket(fileno=os.dup(descriptor[0])) as twin:
-        found = place(twin)
+    with lent(descriptor) as ours:
+        found = place(ours)
     return found and (_plain(found[0]), found[1])
 
 

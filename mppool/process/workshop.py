@@ -33,6 +33,7 @@ CLOSE_PATIENCE = 5.0  # seconds a hand waits for a call that still runs on a con
 # back all the same: a server that cannot be reached must not keep permits for ever.
 BURIAL_PATIENCE = 60.0
 FULL_PAUSES = (0.002, 0.5)  # seconds until a server that is full is asked again, at first and at most
+SHORT_PAUSES = (0.005, 0.1)  # seconds until a free descriptor is looked for again, at first and at most
 RECENT = 8  # opens whose times are kept: the least of them is what an open costs when nothing else slows it down
 
 
@@ -44,7 +45,7 @@ class Workshop:
         self._hands = Hands(pool.name)
         self.recent: deque[float] = deque(maxlen=RECENT)  # seconds that the last opens took
         self.opened = self.closed = self.connect_errors = self.refused_full = 0
-        self.last_connect_error: tuple[float, errors.ConnectError] | None = None
+        self.last_connect_error: tuple[float, Exception] | None = None  # why there is none, or no seat
 
     def open(self, slot: Slot, turn: Turn) -> None:
         """Open a connection. SQLite's takes a tenth of a millisecond and no network: less than to wake a hand."""
@@ -61,8 +62,7 @@ class Workshop:
 
     def close_at_once(self, slot: Slot) -> None:
         """Close an idle connection on this thread (the agent's): others wait for its permit."""
-        self._take_leave(slot)
-        if not slot.link.close(0.0):
+        if not self._take_leave(slot) or not slot.link.close(0.0):
             self.close(slot)
         elif slot.link.provider == "sqlite":
             self._closed(slot, 0.0)
@@ -190,14 +190,27 @@ class Workshop:
 
     # -- closing ---------------------------------------------------------------------------------------------
 
-    def _take_leave(self, slot: Slot) -> None:
-        """From now on only its burial matters."""
+    def _take_leave(self, slot: Slot) -> bool:
+        """From now on only its burial matters. False: not yet, there is no free descriptor to attend it with."""
         self._pool.agent.unwatch(slot.link)
-        slot.link.attend()
+        attended: bool = slot.link.attend()
+        return attended
+
+    def _wait_for_descriptors(self, slot: Slot) -> None:
+        """A moment without free descriptors must not cost the permit. If it lasts, the connection is closed without
+        knowing when the server has ended it."""
+        backoff, give_up = Backoff(*SHORT_PAUSES), monotonic() + CLOSE_PATIENCE
+        while not self._take_leave(slot):
+            if monotonic() > give_up:
+                logger.warning(
+                    "pool %s: a connection is closed without a free descriptor to attend it", self._pool.name
+                )
+                return
+            time.sleep(backoff.failed(random.random()))
 
     def _close(self, slot: Slot) -> None:
         link, give_up = slot.link, monotonic() + BURIAL_PATIENCE
-        self._take_leave(slot)
+        self._wait_for_descriptors(slot)
         while not link.close(min(CLOSE_PATIENCE, max(0.1, give_up - monotonic()))):
             if monotonic() < give_up:
                 logger.warning(

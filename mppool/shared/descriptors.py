@@ -21,10 +21,12 @@ if TYPE_CHECKING:
 
     Identity = tuple[int, int, int]  # device, inode, type
 
-__all__ = ["SHORT", "Lost", "Owned", "OwnedSocket", "identity", "is_short", "never_close", "told"]
+__all__ = ["Lost", "Owned", "OwnedSocket", "ask_for", "identity", "is_short", "never_close", "told", "unlike_any"]
 
-#: Errors of a moment without free descriptors, or without memory for one: try again.
-SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+# Errors of a moment without free descriptors, or without memory for one: try again.
+_SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+
+_PART = 1024  # bytes: an answer of the kernel's that is shorter is the last; it gives a page at a time
 
 
 class Lost(OSError):
@@ -36,7 +38,7 @@ class Lost(OSError):
 
 def is_short(error: BaseException) -> bool:
     """Whether this is for want of free descriptors."""
-    return isinstance(error, OSError) and error.errno in SHORT
+    return isinstance(error, OSError) and error.errno in _SHORT
 
 
 def identity(fd: int) -> Identity:
@@ -45,21 +47,44 @@ def identity(fd: int) -> Identity:
     return status.st_dev, status.st_ino, stat.S_IFMT(status.st_mode)
 
 
-def told(fd: int) -> str | None:
-    """All that Linux tells of a descriptor. None: it does not, or there is no free descriptor to read it with."""
+def told(fd: int) -> str:
+    """All that Linux tells of a descriptor; nothing elsewhere. Raises: OSError: there is no free descriptor to read it
+    with."""
     try:
         source = os.open(f"/proc/self/fdinfo/{fd}", os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return None
+    except OSError as error:
+        if is_short(error):
+            raise
+        return ""
     try:
-        pieces = []
-        while piece := os.read(source, 65_536):
-            pieces.append(piece)
-    except OSError:
-        return None
+        text = piece = os.read(source, 65_536)
+        while len(piece) >= _PART:
+            piece = os.read(source, 65_536)
+            text += piece
     finally:
         os.close(source)
-    return b"".join(pieces).decode(errors="replace")
+    return text.decode(errors="replace")
+
+
+def ask_for(count: int) -> None:
+    """See that so many descriptors are free just now, for code that fails for good without. Raises: OSError."""
+    probes: list[int] = []
+    try:
+        while len(probes) < count:
+            probes.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+    finally:
+        for probe in probes:
+            os.close(probe)
+
+
+def unlike_any() -> int:
+    """A new descriptor with an inode of its own, and of no other use. Raises: OSError."""
+    try:
+        return os.memfd_create("mppool-guard")
+    except (AttributeError, OSError):
+        read, write = os.pipe()
+        os.close(write)
+        return read
 
 
 class Owned:
@@ -81,7 +106,7 @@ class Owned:
         self.fd = fd
         self._identity = identity(fd)
         self._kind = _anonymous(fd)
-        self._mark = mark or (_number(told(fd)) if self._kind else None)
+        self._mark = mark or (_number(fd) if self._kind else None)
 
     def is_ours(self) -> bool:
         """Whether the number still means what it meant."""
@@ -92,10 +117,12 @@ class Owned:
             return False
         if self._kind is None:
             return True
-        if _anonymous(self.fd) != self._kind:
-            return False
-        now = told(self.fd) if self._mark is not None else None
-        return now is None or self._mark is None or self._mark in now
+        try:
+            if self._mark is not None:
+                return self._mark in told(self.fd)
+        except OSError:
+            pass  # it cannot be read just now
+        return _anonymous(self.fd) == self._kind
 
     def may_be_ours(self) -> bool:
         """The same by one system call: an eventfd in place of another is not noticed."""
@@ -126,8 +153,11 @@ def _anonymous(fd: int) -> str | None:
     return target if target.startswith("anon_inode:") else None
 
 
-def _number(text: str | None) -> str | None:
-    lines = (text or "").splitlines(keepends=True)
+def _number(fd: int) -> str | None:
+    try:
+        lines = told(fd).splitlines(keepends=True)
+    except OSError:
+        return None
     return next((line for line in lines if line.startswith("eventfd-id:")), None)
 
 
