@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import os
 import select
 import socket
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -68,6 +70,22 @@ class Counters:
         assert [self._tell(fd) for fd in self.fds] == self.told
 
 
+def in_a_child(daemon: Callable[[], None]) -> None:
+    """Run it in a process of its own. The test runner's log and stderr have descriptors that are closed there: only
+    number 2 is written to."""
+
+    def told() -> None:
+        logging.disable()
+        try:
+            daemon()
+        except BaseException:
+            os.write(2, traceback.format_exc().encode())
+            os._exit(1)
+
+    with forked(told) as child:
+        assert child.join() == 0
+
+
 THINGS = pytest.mark.parametrize("things", [Files, Sockets, Counters])
 
 
@@ -88,8 +106,7 @@ def test_a_child_that_closes_everything_keeps_its_files(cls: Any, database_uri: 
         pool.stop()
         files.check()
 
-    with forked(daemon) as child:
-        assert child.join() == 0
+    in_a_child(daemon)
     pool.stop()
 
 
@@ -114,8 +131,7 @@ def test_a_process_that_closes_everything_in_itself_is_served_again(
         pool.stop() if sync else asyncio.run(pool.stop())
         opened.check()
 
-    with forked(daemon) as child:
-        assert child.join() == 0
+    in_a_child(daemon)
 
 
 def use_again(pool: Any) -> None:
@@ -144,8 +160,7 @@ def test_a_borrowed_connection_says_what_happened_to_it(database_uri: str, tmp_p
         pool.stop()
         files.check()
 
-    with forked(daemon) as child:
-        assert child.join() == 0
+    in_a_child(daemon)
 
 
 def test_who_waits_while_everything_is_closed_is_served(postgres_uri: str, tmp_path: Path) -> None:
@@ -174,8 +189,7 @@ def test_who_waits_while_everything_is_closed_is_served(postgres_uri: str, tmp_p
         pool.stop()
         files.check()
 
-    with forked(daemon) as child:
-        assert child.join() == 0
+    in_a_child(daemon)
 
 
 # -- one descriptor ------------------------------------------------------------------------------------------
