@@ -91,6 +91,14 @@ def _refuse_if_short(database: Database) -> None:
         raise _short(database, error) from error
 
 
+def _is_short() -> bool:
+    try:
+        ask_for(NEEDED)
+    except OSError:
+        return True
+    return False
+
+
 def _short(database: Database, error: BaseException) -> errors.ConnectError:
     soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     message = f"this process has no free descriptor ({error}; it may open {soft} files: ulimit -n)"
@@ -109,6 +117,9 @@ async def _new(core: Core, database: Database, connect_timeout: float) -> Any:
     try:
         return await core.new(with_defaults(database, connect_timeout, looked_after))
     except core.Error as error:
+        if database.provider == "sqlite" and not _is_short():
+            # SQLite says the same of a moment without free descriptors, which may be over by now.
+            return await core.new(with_defaults(database, connect_timeout, looked_after))
         if not (looked_after and database.provider == "postgresql" and refuses_looking(error.message())):  # type: ignore[attr-defined]
             raise
     _not_looking.add(database.key)

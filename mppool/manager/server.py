@@ -304,13 +304,28 @@ class Manager:
         self._see_off(guest)
         if guest.member is not None:
             del self._members[guest.member]
-            if guest.channel is None:
-                self._orphans.mourn(guest.member)
+            connections = guest.connections.leave()
+            if guest.channel is not None and not self._goes_on(guest):
+                self._orphans.bury(guest.member, connections)
             else:
-                self._orphans.bury(guest.member, guest.connections.leave())
+                for connection in connections:
+                    connection.close()  # without a word: the driver of a process that goes on must not hear of it
+                self._orphans.mourn(guest.member)
             self._dirty = True
         self._listen()
         self._consider_leaving()
+
+    def _goes_on(self, guest: Guest) -> bool:
+        """Whether a member has lost its seat while its process goes on: other code there has closed all descriptors.
+
+        Our copies of its connections are then the last, and still on the driver's epoll instance. Were the server to
+        end one of them, the driver would close the number, which may be somebody else's by now.
+        """
+        left = self._ledger.cells[self._ledger.row(guest.member or 0) + L.LEFT]
+        try:
+            return not left and identity.runs(guest.pid, guest.started)
+        except OSError:
+            return False
 
     def _freed(self) -> None:
         """Permits came free."""

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 
+_EXITING = 0x4  # of a process's flags on Linux
+
 
 def started(pid: int) -> int:
     """When a process started, in units that only mean something to compare (clock ticks since boot on Linux,
@@ -36,6 +38,16 @@ def _started_by_psutil(pid: int) -> int:
 def alive(pid: int, since: int) -> bool:
     """Whether the process that had this pid at that start is still there. Nobody is who had none."""
     return pid > 0 and since > 0 and started(pid) == since
+
+
+def runs(pid: int, since: int) -> bool:
+    """The same, but a process counts as gone that has begun to end: it closes its descriptors some time before."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as stat:
+            fields = stat.read().rpartition(b")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return not os.path.exists("/proc/self/stat") and alive(pid, since)
+    return fields[0] not in (b"Z", b"X") and int(fields[19]) == since and not int(fields[6]) & _EXITING
 
 
 def death_notice(pid: int) -> int | None:

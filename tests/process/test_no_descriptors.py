@@ -87,7 +87,7 @@ def test_when_the_agent_closes_an_idle_connection(flavour: Flavour, database_uri
             await ask(flavour, pool)
             with none_free():
                 await asyncio.sleep(MOMENT)
-            await until(lambda: pool.stats().closed == 1)
+            await until(lambda: not pool.stats().idle and not pool.stats().closing)
             await ask(flavour, pool)
 
     in_a_child(scenario())
