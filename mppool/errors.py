@@ -18,6 +18,7 @@ __all__ = [
     "ConnectError",
     "ExecuteError",
     "IsoLevelError",
+    "ManagerFullError",
     "ManagerUnavailableError",
     "NotConnectedError",
     "ParameterInvalidJsonValueError",
@@ -230,6 +231,10 @@ class BudgetMismatchError(PoolError):
 
 class ManagerUnavailableError(PoolError):
     """There is no manager of that name, or it could not be started or reached."""
+
+
+class ManagerFullError(ManagerUnavailableError):
+    """The manager has no room for another process just now: try again when one has left."""
 
 
 class WorkerDiedError(PoolError):

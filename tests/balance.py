@@ -22,6 +22,7 @@ __all__ = ["Sheet", "describe", "left_over", "stop_forkserver", "take"]
 # Helpers of the standard library that live as long as the interpreter once used.
 HELPERS = ("multiprocessing.resource_tracker", "multiprocess.resource_tracker")
 SPARE = "memfd:mppool-core"  # the copy of the core that a process keeps for those who are forked from it
+GUARD = "memfd:mppool-guard"  # by which it is known whether a runtime's descriptors were closed from outside
 RUNTIME_THREAD = "tokio-runtime-w"
 
 
@@ -66,11 +67,12 @@ def left_over(before: Sheet, after: Sheet) -> dict[str, list[str]]:
 
 
 def _without_runtime(fds: list[str]) -> list[str]:
-    """The core's runtime started during the test: its two epolls and one eventfd stay."""
+    """The core's runtime started during the test: its two epolls and one eventfd stay, and what guards them."""
     polls = [text for text in fds if text.endswith("[eventpoll]")]
     events = [text for text in fds if text.endswith("[eventfd]")]
     runtimes = min(len(polls) // 2, len(events))
-    forgiven = {*polls[: 2 * runtimes], *events[:runtimes]}
+    guards = [text for text in fds if GUARD in text]
+    forgiven = {*polls[: 2 * runtimes], *events[:runtimes], *guards[:runtimes]}
     return [text for text in fds if text not in forgiven]
 
 

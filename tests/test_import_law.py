@@ -20,6 +20,7 @@ OUTSIDE = {"cli", "top", "metrics", "integrations", "__main__"}  # they know wha
 FOR_ALL = {"errors", "late", "scope", "settings", "stats", "uri"}
 
 #: What of ours each part may import. "manager.launcher" is a part of its own: it runs in members.
+#: So is "shared.descriptors", which needs nothing of ours and may be used by the database's part.
 OURS: dict[str, set[str]] = {
     "__init__": FOR_ALL | {"database", "process"},
     "errors": {"settings"},
@@ -29,11 +30,12 @@ OURS: dict[str, set[str]] = {
     "uri": set(),
     "stats": set(),
     "core": {"core"},
-    "shared": {"shared"},
-    "manager": {"manager", "core", "shared"},
-    "manager.launcher": FOR_ALL | {"shared"},
-    "process": FOR_ALL | {"process", "core", "shared", "database", "manager.launcher"},
-    "database": FOR_ALL | {"database"},
+    "shared": {"shared", "shared.descriptors"},
+    "shared.descriptors": set(),
+    "manager": {"manager", "core", "shared", "shared.descriptors"},
+    "manager.launcher": FOR_ALL | {"shared", "shared.descriptors"},
+    "process": FOR_ALL | {"process", "core", "shared", "shared.descriptors", "database", "manager.launcher"},
+    "database": FOR_ALL | {"database", "shared.descriptors"},
     **{part: FOR_ALL | {"public"} | OUTSIDE for part in OUTSIDE},
 }
 
@@ -103,8 +105,9 @@ def imports(source: str, module: str, package: bool) -> Iterator[Import]:
 def part_of(module: str) -> str:
     """mppool.process.agent is of "process", mppool.manager.launcher of itself, mppool.PoolManager is public."""
     name = module.removeprefix("mppool").removeprefix(".")
-    if name == "manager.launcher" or name.startswith("manager.launcher."):
-        return "manager.launcher"
+    for apart in ("manager.launcher", "shared.descriptors"):
+        if name == apart or name.startswith(f"{apart}."):
+            return apart
     if name in mppool.__all__ and name not in FOR_ALL:
         return "public"
     return name.partition(".")[0] or "__init__"
@@ -129,7 +132,7 @@ def judge(module: str, each: Import) -> str | None:
             return f"{part} may import {', '.join(sorted(allowed)) or 'nothing'} of others'"
     elif part == "core" and not each.typing and each.module not in PURE:
         return "core is pure"
-    elif part in {"manager", "shared"} and not (each.typing or each.late) and top in TOO_HEAVY:
+    elif part in {"manager", "shared", "shared.descriptors"} and not (each.typing or each.late) and top in TOO_HEAVY:
         return "the manager's process must stay small"
     return None
 

@@ -15,6 +15,8 @@ import sys
 from functools import lru_cache
 from typing import Any
 
+from mppool.shared.descriptors import Owned
+
 __all__ = ["load", "make_spare"]
 
 # OpenSSL inside the library, and the code that looks for a bundle on its behalf, ask the environment for this name.
@@ -23,7 +25,7 @@ BUNDLE, OUR_BUNDLE = b"SSL_CERT_FILE", b"MPPOOL_CAFILE"
 # Loading makes a module known by its name at once. It is not the installed one's name: whoever imports that then would
 # get ours. The library insists on the last part of it.
 _NAME = "mppool.copy.pysqlx_core"
-_spare: int | None = None  # the descriptor of a copy that nobody has loaded here; children inherit it
+_spare: Owned | None = None  # a copy that nobody has loaded here; children inherit it
 _copies = 0  # over all forks: a path must never come twice, both Python and the linker remember libraries by path
 
 
@@ -36,15 +38,14 @@ def load(verify: bool) -> Any:
 
     Raises: ImportError.
     """
-    global _copies, _spare
+    global _copies
     _copies += 1
     if not verify:
         os.environ[OUR_BUNDLE.decode()] = os.devnull
     try:
-        if verify or _spare is None:
+        copy = None if verify else _take_spare()
+        if copy is None:
             copy = _in_memory(verify)
-        else:
-            copy, _spare = _spare, None
         try:
             # The steps in place ("./") make the path unique although descriptor numbers and even pids come again.
             return _import(f"/proc/{os.getpid()}/fd/{'./' * _copies}{copy}")
@@ -57,11 +58,19 @@ def load(verify: bool) -> Any:
 def make_spare() -> None:
     """Before a fork: have a copy ready that the children load, each for itself, and share the memory of."""
     global _spare
-    if _spare is None:
+    if _spare is None or not _spare.is_ours():
         try:
-            _spare = _in_memory(verify=False)
+            _spare = Owned(_in_memory(verify=False))
         except (OSError, AttributeError, ImportError):
             pass  # then each makes its own
+
+
+def _take_spare() -> int | None:
+    """The spare copy's descriptor, now the caller's; None: there is none, or it was closed from outside (a daemon
+    closes all that it inherited) and the number may be another file's by now."""
+    global _spare
+    spare, _spare = _spare, None
+    return spare.fd if spare is not None and spare.is_ours() else None
 
 
 def installed() -> str:

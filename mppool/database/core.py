@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Any
 from mppool.database import copies, parking, sockets
 from mppool.database.driver import Background, drive
 from mppool.late import no_fork
+from mppool.shared.descriptors import ask_for, never_close
 
 if TYPE_CHECKING:
     from mppool.database.link import Link
@@ -40,6 +41,7 @@ __all__ = ["Core", "process", "settle"]
 
 SQLITE_WORKERS = 32  # worker threads at least, once SQLite is used: idle ones cost 11 KiB each
 SQLITE_WORKERS_LIMIT = 512
+DESCRIPTORS = 8  # that loading a copy needs free: a runtime that cannot start panics, and its copy is lost
 _ASYNCIO_TAIL = 0.1  # seconds after a call driven by asyncio in which a worker may still be on its way out
 _TAIL_PAUSE = 0.02
 
@@ -154,6 +156,7 @@ class Process:
             verify: whether the server's certificate is to be verified.
             file: SQLite's, by its real path.
         """
+        self.bury_dead()
         if self.left:
             self.sweep()
         if provider == "sqlite":
@@ -170,6 +173,21 @@ class Process:
                     else:
                         self.core = core
         return core
+
+    def bury_dead(self) -> None:
+        """Forget the copies whose descriptors were closed from outside, as a program does that makes itself a daemon.
+        Their connections are never used again, and never dropped either: see `Link.drop`."""
+        known = {core for core in (self.core, self.verifying, *self.files.values()) if core is not None}
+        dead = {core for core in known if core.watch.gone(surely=True)}
+        if not dead:
+            return
+        with self.lock:
+            self.core = None if self.core in dead else self.core
+            self.verifying = None if self.verifying in dead else self.verifying
+            self.files = {file: core for file, core in self.files.items() if core not in dead}
+            self.loose -= dead
+            left, self.left = self.left, set()  # a few connections more than need be are never closed
+        never_close((dead, left))
 
     def _for_file(self, file: str, connections: int) -> Core:
         open_now = [link for link in self.linked() if link.provider == "sqlite" and link.conn is not None]
@@ -218,6 +236,7 @@ def _load(wanted: int, verify: bool, present: Core | None) -> Core:
             workers = max(workers, min(max(SQLITE_WORKERS, wanted + wanted // 4), SQLITE_WORKERS_LIMIT))
     atexit.unregister(settle)
     atexit.register(settle)  # last registered runs first: before hooks of whoever was there earlier
+    ask_for(DESCRIPTORS)
     with no_fork():  # in a child that was forked meanwhile the environment would stay as it is only for that moment
         with _Environment("RUST_LOG", "off"):  # it would print database errors on stderr; they are raised anyway
             module = copies.load(verify)
@@ -239,17 +258,28 @@ def _forked_in_child() -> None:
     """
     global process
     inherited, process = process, Process()
+    descriptors = _sockets_of(inherited)
     for link in inherited.linked():
         link.abandon()
-    for core in inherited.cores():
-        for descriptor in core.watch.sockets():
-            if sockets.is_open(descriptor):
-                os.close(descriptor[0])
+    for descriptor in descriptors:
+        if sockets.is_open(descriptor):
+            os.close(descriptor[0])
     for twin in inherited.twins:
         twin.close()
 
 
 os.register_at_fork(after_in_child=_forked_in_child)
+
+
+def _sockets_of(own: Process) -> set[sockets.Descriptor]:
+    """All sockets of its runtimes; for want of a descriptor to look with, those that are known of its connections."""
+    found = {link.socket for link in own.linked() if link.socket is not None}
+    for core in own.cores():
+        try:
+            found |= core.watch.sockets()
+        except OSError:
+            continue
+    return found
 
 
 def settle(timeout: float = 5.0) -> None:
@@ -270,9 +300,8 @@ def settle(timeout: float = 5.0) -> None:
     unsettled = [link for link in own.linked() if link.conn is not None and (link.busy or link.doubtful)]
     own.sweep()
     if unsettled or own.opens or own.loose or own.left:
-        for core in own.cores():
-            for descriptor in core.watch.sockets():
-                sockets.shut_down(descriptor)
+        for descriptor in _sockets_of(own):
+            sockets.shut_down(descriptor)
         for link in unsettled:
             link.wait_for_end(max(0.0, deadline - time.monotonic()))
         for background in list(own.left):

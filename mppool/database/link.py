@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from socket import SHUT_WR
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mppool import errors
@@ -21,6 +22,7 @@ from mppool.database import sockets
 from mppool.database.driver import drive
 from mppool.database.uris import scrub
 from mppool.database.verdicts import Verdict, is_panic, judge
+from mppool.shared.descriptors import is_short, never_close
 
 if TYPE_CHECKING:
     from mppool.database.backends import Name
@@ -32,6 +34,8 @@ __all__ = ["Link"]
 T = TypeVar("T")
 
 CLOSED = "the connection is closed"
+INHERITED = "the connection was opened before a fork, in the parent process"
+TAKEN = "other code of this process has closed the descriptors that this connection needs: borrow another one"
 UNANSWERED = (
     "a call on this connection was cancelled, timed out or interrupted, so there are no more calls on it: "
     "a pool replaces it when it is given back; a connection of your own must be closed and connected again"
@@ -133,6 +137,9 @@ class Link:
             raise errors.NotConnectedError(UNANSWERED)
         if core_module.process.stopped:
             raise errors.NotConnectedError("the interpreter is exiting")
+        if self.taken():
+            self.doubtful = True
+            raise errors.NotConnectedError(TAKEN)
         self.busy += 1
         try:
             return await getattr(self.conn, method)(*arguments)
@@ -189,7 +196,7 @@ class Link:
 
     async def answers(self) -> bool:
         """Does the database answer? Waits behind whatever still runs on the connection."""
-        if self.conn is None or not self.conn.is_healthy():
+        if self.conn is None or self.taken() or not self.conn.is_healthy():
             return False
         try:
             await self.conn.query_typed(self.statement("SELECT 1"))
@@ -262,7 +269,7 @@ class Link:
 
         Calls on one connection are served in turn, so a trivial one comes back only after those before it.
         """
-        if self.conn is None or not (self.busy or self.doubtful or self._closes_before_rollback()):
+        if self.conn is None or not (self.busy or self.doubtful or self._closes_before_rollback()) or self.taken():
             return True
         try:
             drive(self._last_words(), timeout)
@@ -289,6 +296,8 @@ class Link:
         self.attend()
         if self.twin is not None:
             self.twin.hang_up()
+        elif self.socket is not None and self.conn is not None:
+            sockets.shut_down(self.socket, SHUT_WR)
 
     def break_off(self) -> None:
         """End a call in flight at once, by ending the conversation; SQLite has none, its calls go on."""
@@ -299,12 +308,28 @@ class Link:
         """The connection's socket, if it is known and still open; its number may be somebody else's by now."""
         return self.socket if self.socket is not None and sockets.is_open(self.socket) else None
 
-    def attend(self) -> None:
-        """From now on, keep what it takes to know when the server has ended its side; see `buried`."""
+    def taken(self) -> bool:
+        """Whether the descriptors that this connection needs were closed from outside. One system call if not."""
+        if self.socket is None:
+            return self.core.watch.gone()
+        if sockets.is_open(self.socket):
+            return False
+        try:
+            return self.core.watch.took_away(self.socket)
+        except OSError:
+            return True  # it cannot be looked at just now; nothing is lost but the connection, which is of no use
+
+    def attend(self) -> bool:
+        """From now on, keep what it takes to know when the server has ended its side; see `buried`. False: there is
+        no free descriptor for it just now."""
         socket = self.live_socket() if self.conn is not None and self.twin is None else None
         if socket is not None:
-            self.twin = sockets.Twin(socket)
+            try:
+                self.twin = sockets.Twin(socket)
+            except OSError as error:
+                return not is_short(error)
             core_module.process.twins.add(self.twin)
+        return True
 
     def buried(self, timeout: float) -> bool:
         """After `close`: wait until the connection no longer counts on the server. Blocks; any thread.
@@ -354,6 +379,8 @@ class Link:
         Args:
             settled: it is known that no call runs on it any more.
         """
+        if self.conn is not None and self.taken():
+            self.abandon(TAKEN)
         conn, self.conn = self.conn, None
         self.in_transaction = False
         if conn is not None and not settled and (self.doubtful or self.busy):
@@ -366,18 +393,16 @@ class Link:
         if self.conn is not None:  # forgotten by its owner, perhaps with a call that was cancelled
             self.drop()
 
-    def abandon(self) -> None:
-        """In a forked child: this connection is the parent's. Keep it for ever and never touch it.
+    def abandon(self, reason: str = INHERITED) -> None:
+        """In a forked child this connection is the parent's; where its descriptors were closed from outside, their
+        numbers are somebody else's. Keep it for ever and never touch it.
 
         Dropping it would take the parent's socket off the epoll instance that both processes share, and the
-        parent would wait for its next answer for ever. A reference that nothing owns keeps it even past the
-        interpreter's exit, which drops all that modules hold.
+        parent would wait for its next answer for ever; or it would close what has its socket's number now.
         """
         if self.conn is None:
             return
-        import ctypes
-
-        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self.conn))
+        never_close(self.conn)
         self.conn = None
         self.in_transaction = False
-        self.reason = "the connection was opened before a fork, in the parent process"
+        self.reason = reason

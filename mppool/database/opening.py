@@ -10,6 +10,7 @@ whose socket could not be found works all the same.
 from __future__ import annotations
 
 import os
+import resource
 from collections.abc import Coroutine
 from contextlib import ExitStack
 from time import monotonic
@@ -24,12 +25,15 @@ from mppool.database.link import Link
 from mppool.database.reasons import connect_error, explained
 from mppool.database.uris import refuses_looking, scrub, verifies, with_defaults
 from mppool.database.verdicts import is_panic
+from mppool.shared.descriptors import ask_for, is_short
 from mppool.uri import PORTS, Database, options, split
 
 if TYPE_CHECKING:
     from mppool.database.core import Core
 
 __all__ = ["one_by_one", "open_link", "opening"]
+
+NEEDED = 4  # free descriptors that opening a connection takes at the most: SQLite's file with its journals
 
 
 async def opening(database: Database, connect_timeout: float = 5.0, sqlite_connections: int = 0) -> Link:
@@ -41,20 +45,25 @@ async def opening(database: Database, connect_timeout: float = 5.0, sqlite_conne
     process.opens.add(token)
     try:
         core = process.get(database.provider, sqlite_connections, verifies(database), _file(database))
-    except BaseException:
+    except BaseException as error:
         process.opens.discard(token)
+        if is_short(error):
+            raise _short(database, error) from error
         raise
     if database.provider in PORTS:
         core.watch.ports.add(split(database.uri.partition(":")[2]).port or PORTS[database.provider])
-    sockets_before = core.watch.sockets() if database.provider != "sqlite" else set()
     try:
+        sockets_before = core.watch.sockets() if database.provider != "sqlite" else set()
         conn = await _new(core, database, connect_timeout)
     except core.Error as error:
         code, message = error.code(), error.message()  # type: ignore[attr-defined]
+        _refuse_if_short(database)
         raise connect_error(database, code, scrub(message, database)) from None
     except BaseException as error:
         if is_panic(error):
             raise connect_error(database, "PANIC", "the driver panicked: it cannot make sense of the uri") from None
+        if is_short(error):
+            raise _short(database, error) from error  # the driver was not asked yet
         process.loose.add(core)  # it goes on in the background, and is dropped when it succeeds
         raise
     finally:
@@ -71,6 +80,28 @@ async def opening(database: Database, connect_timeout: float = 5.0, sqlite_conne
     return link
 
 
+def _refuse_if_short(database: Database) -> None:
+    """The driver does not tell that it had no free descriptor. Raises: ConnectError."""
+    try:
+        ask_for(NEEDED)
+    except OSError as error:
+        raise _short(database, error) from error
+
+
+def _is_short() -> bool:
+    try:
+        ask_for(NEEDED)
+    except OSError:
+        return True
+    return False
+
+
+def _short(database: Database, error: BaseException) -> errors.ConnectError:
+    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    message = f"this process has no free descriptor ({error}; it may open {soft} files: ulimit -n)"
+    return errors.ConnectError("0", message, where=database.key, reason="no free descriptor")
+
+
 def _file(database: Database) -> str:
     return os.path.realpath(database.key.partition(":")[2]) if database.provider == "sqlite" else ""
 
@@ -83,6 +114,9 @@ async def _new(core: Core, database: Database, connect_timeout: float) -> Any:
     try:
         return await core.new(with_defaults(database, connect_timeout, looked_after))
     except core.Error as error:
+        if database.provider == "sqlite" and not _is_short():
+            # SQLite says the same of a moment without free descriptors, which may be over by now.
+            return await core.new(with_defaults(database, connect_timeout, looked_after))
         if not (looked_after and database.provider == "postgresql" and refuses_looking(error.message())):  # type: ignore[attr-defined]
             raise
     _not_looking.add(database.key)
@@ -123,7 +157,10 @@ def _claim(link: Link, before: set[sockets.Descriptor], port: int | None) -> int
     """Note the link's socket if only one can be it; how many could be."""
     with core_module.process.lock:
         owned = {other.socket for other in core_module.process.linked() if other.conn is not None}
-        free = link.core.watch.sockets() - before - owned
+        try:
+            free = link.core.watch.sockets() - before - owned
+        except OSError:
+            return 0  # there is no free descriptor to look with
         if port is not None:
             free = {descriptor for descriptor in free if sockets.local_port(descriptor) == port}
         if len(free) == 1:

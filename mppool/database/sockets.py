@@ -14,10 +14,13 @@ import select
 import socket
 import stat
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from time import monotonic
 
-__all__ = ["Endings", "Twin", "Watch", "is_open", "keep_alive", "local_port", "shut_down"]
+from mppool.shared.descriptors import Lost, Owned, OwnedSocket, never_close, told, unlike_any
+
+__all__ = ["Endings", "Twin", "Watch", "is_open", "keep_alive", "lent", "local_port", "shut_down"]
 
 _WATCHED = re.compile(r"tfd:\s*(\d+)\s+events:\s*([0-9a-f]+).*?ino:\s*([0-9a-f]+)")
 _EDGE_TRIGGERED = 1 << 31  # the core's runtime asks for it, asyncio and uvloop do not
@@ -39,14 +42,10 @@ def _epolls() -> set[Descriptor]:
 
 
 def _watched(epoll: int) -> list[tuple[int, int, bool]]:
-    try:
-        with open(f"/proc/self/fdinfo/{epoll}") as file:
-            text = file.read()
-    except OSError:
-        return []
+    """Raises: OSError: there is no free descriptor to look with."""
     return [
         (int(fd), int(inode, 16), bool(int(events, 16) & _EDGE_TRIGGERED))
-        for fd, events, inode in _WATCHED.findall(text)
+        for fd, events, inode in _WATCHED.findall(told(epoll))
     ]
 
 
@@ -59,13 +58,23 @@ def is_open(descriptor: Descriptor) -> bool:
     return status.st_ino == descriptor[1] and stat.S_ISSOCK(status.st_mode)
 
 
-def shut_down(descriptor: Descriptor) -> None:
-    """End the conversation on this socket for everybody who shares it; a call in flight fails at once."""
+@contextmanager
+def lent(descriptor: Descriptor) -> Iterator[socket.socket]:
+    """The driver's socket as Python's, for a moment. It costs no descriptor. Raises: Lost: it is not open any more."""
     if not is_open(descriptor):
-        return
+        raise Lost(descriptor[0])
+    borrowed = socket.socket(fileno=descriptor[0])
     try:
-        with socket.socket(fileno=os.dup(descriptor[0])) as twin:
-            twin.shutdown(socket.SHUT_RDWR)
+        yield borrowed
+    finally:
+        borrowed.detach()
+
+
+def shut_down(descriptor: Descriptor, how: int = socket.SHUT_RDWR) -> None:
+    """End the conversation on this socket for everybody who shares it; a call in flight fails at once."""
+    try:
+        with lent(descriptor) as borrowed:
+            borrowed.shutdown(how)
     except OSError:
         pass  # it was closed, or never connected: nothing to end
 
@@ -73,8 +82,8 @@ def shut_down(descriptor: Descriptor) -> None:
 def local_port(descriptor: Descriptor) -> int | None:
     """Our end's port; None when it is closed or not TCP."""
     try:
-        with socket.socket(fileno=os.dup(descriptor[0])) as twin:
-            name = twin.getsockname()
+        with lent(descriptor) as borrowed:
+            name = borrowed.getsockname()
     except OSError:
         return None
     return name[1] if isinstance(name, tuple) and len(name) >= 2 else None
@@ -106,17 +115,20 @@ def keep_alive(descriptor: Descriptor) -> None:
 
 class Twin:
     """A second descriptor of a connection's socket, made before the driver closes its own: with it one can hang up,
-    and be told when the server has ended its side too, which is when the connection no longer counts there."""
+    and be told when the server has ended its side too, which is when the connection no longer counts there.
+
+    Raises: OSError: there is no free descriptor.
+    """
 
     __slots__ = ("_socket",)
 
     def __init__(self, descriptor: Descriptor) -> None:
-        self._socket = socket.socket(fileno=os.dup(descriptor[0]))
+        self._socket = OwnedSocket(socket.socket(fileno=os.dup(descriptor[0])))
 
     def hang_up(self) -> None:
         """Tell the server that nothing more will come. What it still sends can be read."""
         try:
-            self._socket.shutdown(socket.SHUT_WR)
+            self._socket.use().shutdown(socket.SHUT_WR)
         except OSError:
             pass  # the server was faster
 
@@ -124,15 +136,14 @@ class Twin:
         """Wait for the server's end, so many seconds at most. Only once the driver has let go: what comes until then
         is read and thrown away."""
         deadline = monotonic() + timeout
+        poll = select.poll()
         try:
+            poll.register(self._socket.use(), select.POLLIN)
             while (left := deadline - monotonic()) > 0:
-                self._socket.settimeout(left)
-                if not self._socket.recv(65536):
+                if poll.poll(left * 1000) and not self._socket.use().recv(65536):
                     return True
-        except TimeoutError:
-            pass
         except OSError:
-            return True  # it was reset
+            return True  # it was reset, or closed from outside
         return False
 
     def close(self) -> None:
@@ -141,33 +152,56 @@ class Twin:
 
 class Endings:
     """Tells when a server has ended its side of a connection that nobody asks anything just now. Readable then, where
-    there is epoll; elsewhere one has to look."""
+    there is epoll and it is prepared; else one has to look."""
 
-    __slots__ = ("_epoll",)
+    __slots__ = ("_epoll", "_owned")
 
     def __init__(self) -> None:
-        self._epoll = select.epoll() if sys.platform == "linux" else None
+        self._epoll: select.epoll | None = None
+        self._owned: Owned | None = None
+
+    def prepare(self, mark: int) -> None:
+        """From now on it can be slept on. Raises: OSError: there is no free descriptor.
+
+        Args:
+            mark: a descriptor of our own, with an inode of its own, which no other epoll watches: all are alike else.
+        """
+        if sys.platform == "linux":
+            self._epoll = select.epoll()
+            self._epoll.register(mark, 0)
+            self._owned = Owned(self._epoll.fileno(), f"ino:{os.fstat(mark).st_ino:x} ")
 
     def fileno(self) -> int:
         return -1 if self._epoll is None else self._epoll.fileno()
 
+    def _use(self) -> select.epoll | None:
+        """None: there is none, or it was closed from outside."""
+        if self._owned is None or not self._owned.is_ours():
+            if self._epoll is not None:
+                never_close(self._epoll)  # it would close the number
+            self._epoll = self._owned = None
+        return self._epoll
+
     def watch(self, descriptor: Descriptor) -> None:
         """Tell, once, when this one ends."""
-        if self._epoll is not None:
-            self._epoll.register(descriptor[0], select.EPOLLRDHUP | select.EPOLLONESHOT)
+        if (epoll := self._use()) is not None:
+            try:
+                epoll.register(descriptor[0], select.EPOLLRDHUP | select.EPOLLONESHOT)
+            except OSError:
+                pass  # for want of memory: it is looked at now and then
 
     def forget(self, descriptor: Descriptor) -> None:
         """It is about to be closed by us."""
-        if self._epoll is not None:
+        if (epoll := self._use()) is not None:
             try:
-                self._epoll.unregister(descriptor[0])
+                epoll.unregister(descriptor[0])
             except OSError:
                 pass  # it was never watched
 
     def hear(self) -> None:
         """Before looking, so that what comes later is told again."""
-        if self._epoll is not None:
-            self._epoll.poll(0)
+        if (epoll := self._use()) is not None:
+            epoll.poll(0)
 
     @staticmethod
     def among(descriptors: Iterable[Descriptor]) -> set[Descriptor]:
@@ -183,35 +217,64 @@ class Endings:
         return ended | {watched[number] for number, _ in poll.poll(0)}
 
     def close(self) -> None:
-        if self._epoll is not None:
-            self._epoll.close()
+        if (epoll := self._use()) is not None:
+            epoll.close()
+        self._epoll = self._owned = None
 
 
 class Watch:
     """The sockets of one runtime. Make one just before the runtime starts, then call `started` just after."""
 
-    __slots__ = ("_before", "_epoll", "ports")
+    __slots__ = ("_before", "_epoll", "_gone", "_guard", "_waker", "ports")
 
     def __init__(self) -> None:
         self._epoll: int | None = None
+        self._waker: Owned | None = None  # what the runtime is woken by
+        self._guard: Owned | None = None  # ours, and looked at by one system call: it stands for all the runtime has
+        self._gone = False
         self._before: set[Descriptor] = _epolls() if sys.platform == "linux" else set()
         self.ports: set[int] = set()  # where there is no epoll: the databases' ports
 
     def started(self) -> None:
-        """Find the epoll instance that has come since."""
+        """Find the epoll instance that has come since. Raises: OSError: there is no free descriptor to look with."""
         if sys.platform == "linux":
             self._epoll = min((fd for fd, _ in _epolls() - self._before), default=None)
+            self._guard = Owned(unlike_any())
+            if self._epoll is not None:
+                self._waker = next((Owned(fd) for fd, _, _ in _watched(self._epoll)), None)
+
+    def gone(self, *, surely: bool = False) -> bool:
+        """Whether the runtime's descriptors were closed from outside. It is dead then, and must not even be dropped: it
+        would close the numbers.
+
+        Args:
+            surely: by more than one system call, so that it is noticed, too, when not everything was closed.
+        """
+        if self._guard is not None and not self._gone:
+            self._gone = not self._guard.may_be_ours() or (
+                surely and self._waker is not None and not self._waker.is_ours()
+            )
+        return self._gone
+
+    def took_away(self, descriptor: Descriptor) -> bool:
+        """Whether this one, which is not open any more, was closed from outside, and not by the driver: that takes it
+        off the epoll instance first. Raises: OSError: there is no free descriptor to look with."""
+        return self.gone(surely=True) or descriptor in self._candidates()
 
     def sockets(self) -> set[Descriptor]:
         """All sockets of the runtime, also those still connecting.
 
         In a forked child: those the parent had at the fork, as far as they are still the same here.
+
+        Raises: OSError: there is no free descriptor to look with.
         """
         return {pair for pair in self._candidates() if is_open(pair)}
 
     def _candidates(self) -> set[Descriptor]:
         if self._epoll is None:
             return self._by_port()
+        if self.gone(surely=True):
+            return set()
         return {(fd, inode) for fd, inode, _ in _watched(self._epoll)}
 
     def _by_port(self) -> set[Descriptor]:

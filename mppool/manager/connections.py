@@ -40,6 +40,10 @@ class Shared:
             self.prune()
             self._look_at = max(self._usual, 2 * len(self._connections))
 
+    def forget_last(self) -> None:
+        """There is no room to keep the one that was added last."""
+        self._connections.pop().close()
+
     def prune(self) -> None:
         """Let go of those that the server has ended. What it said before is the member's to read."""
         ended = set()

@@ -11,6 +11,8 @@ from __future__ import annotations
 import socket
 import struct
 
+from mppool.shared.descriptors import is_short
+
 __all__ = ["hung_up"]
 
 _SOCK_DIAG, _BY_FAMILY, _DUMP, _ERROR, _DONE = 4, 20, 0x301, 2, 3
@@ -22,7 +24,10 @@ _OWN_PORT = struct.Struct("!4xH")  # family, state, timer, retransmissions, port
 
 def hung_up(server: int) -> list[int] | None:
     """The local ports of this host's connections to any server's port of that number that were closed here and not
-    there. None: this system does not tell."""
+    there. None: this system does not tell.
+
+    Raises: OSError: there is no free descriptor to ask with.
+    """
     ports: list[int] = []
     try:
         with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _SOCK_DIAG) as kernel:
@@ -32,7 +37,9 @@ def hung_up(server: int) -> list[int] | None:
                 kernel.send(_HEADER.pack(_HEADER.size + len(request), _BY_FAMILY, _DUMP, 0, 0) + request)
                 while _add(ports, kernel.recv(65_536)):
                     pass
-    except (OSError, AttributeError):  # no such sockets, or none for us
+    except (OSError, AttributeError) as error:  # no such sockets, or none for us
+        if is_short(error):
+            raise
         return None
     return ports
 

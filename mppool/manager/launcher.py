@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
 import pwd
 import random
+import resource
+import select
 import socket
 import sys
 import time
@@ -22,12 +25,15 @@ from typing import TYPE_CHECKING, Any
 
 from mppool import errors
 from mppool.late import late, no_fork
-from mppool.shared import identity, messages, paths
+from mppool.shared import identity, messages, paths, room
 from mppool.shared import ledger as L
+from mppool.shared.descriptors import ask_for
 from mppool.shared.neighbours import Found, clear_away, sibling
 
 if TYPE_CHECKING:
     import subprocess
+
+logger = logging.getLogger("mppool.pool")
 
 LAUNCH_TIMEOUT = 10.0  # seconds; a loaded machine starts an interpreter in less than one
 # Seconds between looks while another process launches, at first and at most: hundreds of members may be looking.
@@ -221,6 +227,7 @@ def _start(config: dict[str, Any], folder: str) -> socket.socket:
     # A child forked meanwhile would keep the listening socket and the pipe open: its parent's successors would knock at
     # a door that nobody opens, and a manager would wait for the end of its configuration.
     with no_fork():
+        ask_for(8)  # those below, and those that starting a process needs
         log = os.open(os.path.join(folder, paths.LOG), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
         reader, writer = os.pipe()
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -240,6 +247,7 @@ def _start(config: dict[str, Any], folder: str) -> socket.socket:
                 os.close(fd)
     sock = connect(config["name"])
     if process.wait() == 0 and sock is not None:
+        _warn_of_limit(config)
         return sock
     if sock is not None:
         sock.close()
@@ -261,6 +269,23 @@ def _spawn(folder: str, listener: int, log: int, configuration: int) -> subproce
         env=environ,
     )
     return process
+
+
+def _warn_of_limit(config: dict[str, Any]) -> None:
+    """Say so if the manager, which has our hard limit of open files, cannot serve as many members as there may be."""
+    limit, connections = resource.getrlimit(resource.RLIMIT_NOFILE)[1], config["max_size"]
+    members = room.members_within(limit, connections)
+    if limit >= 0 and members < L.ROWS:
+        logger.warning(
+            "budget %s: its manager may open %d files, which is enough for about %d processes with %d connections; "
+            "for %d processes raise the hard limit (ulimit -Hn) to %d before it is launched",
+            config["name"],
+            limit,
+            members,
+            connections,
+            L.ROWS,
+            room.needed(L.ROWS, connections),
+        )
 
 
 def _last_words(folder: str) -> str:
@@ -296,23 +321,24 @@ def ask(sock: socket.socket, request: dict[str, Any], name: str) -> tuple[dict[s
     Raises: whichever of our errors the manager named; ManagerUnavailableError when it did not answer;
         ConnectionResetError when it left in the same instant (ask again).
     """
-    import selectors
-
     channel = messages.Channel(sock)
     try:
-        channel.send(request)
+        try:
+            channel.send(request)
+        except BrokenPipeError:
+            pass  # it may have said why, and hung up
         deadline = time.monotonic() + LAUNCH_TIMEOUT
-        with selectors.DefaultSelector() as selector:
-            selector.register(channel, selectors.EVENT_READ)
-            while True:
-                if not selector.select(max(0.0, deadline - time.monotonic())):
-                    raise errors.ManagerUnavailableError(f"budget {name!r}: no answer in {LAUNCH_TIMEOUT} s")
-                heard = channel.receive()
-                if heard is None:
-                    words = _last_words(paths.folder(name)) or "it left no message"
-                    raise ConnectionResetError(f"budget {name!r}: the manager ended at once: {words}")
-                if heard[0]:
-                    break
+        poll = select.poll()  # which needs no descriptor
+        poll.register(channel, select.POLLIN)
+        while True:
+            if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+                raise errors.ManagerUnavailableError(f"budget {name!r}: no answer in {LAUNCH_TIMEOUT} s")
+            heard = channel.receive()
+            if heard is None:
+                words = _last_words(paths.folder(name)) or "it left no message"
+                raise ConnectionResetError(f"budget {name!r}: the manager ended at once: {words}")
+            if heard[0]:
+                break
         answer = heard[0][0]
         if not answer["ok"]:
             raise getattr(errors, answer["error"])(answer["message"])

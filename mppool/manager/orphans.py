@@ -191,7 +191,11 @@ class Orphans:
     def _look(self, now: float) -> None:
         """Let go of what is mourned and has ended."""
         began = time.monotonic()
-        ports = hung_up(self._port) if self._port is not None else None
+        try:
+            ports = hung_up(self._port) if self._port is not None else None
+        except OSError:
+            self._look_at = now + LOOK[1]  # no free descriptor: that says nothing of connections
+            return
         old = [mourned for mourned in self._mourned if now >= mourned.since + RESET]
         some = self._ended(old, ports) if ports is not None else 0
         for mourned in list(self._mourned):

@@ -7,11 +7,11 @@ needs it: no member is attached and its owner is gone.
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import json
 import os
 import resource
+import select
 import selectors
 import signal
 import socket
@@ -21,8 +21,9 @@ import time
 from mppool.manager.connections import Shared
 from mppool.manager.orphans import Orphans
 from mppool.manager.treasury import Treasury
-from mppool.shared import identity, messages, paths
+from mppool.shared import identity, messages, paths, room
 from mppool.shared import ledger as L
+from mppool.shared.descriptors import is_short
 from mppool.shared.seats import Seats
 
 TYPE_CHECKING = False
@@ -35,7 +36,7 @@ KNOCKS = 32  # guests that are let in at a time
 LOOK = 0.2  # seconds between looks at processes of whose end the kernel cannot tell us
 SOON = 0.05  # seconds until the next try to leave
 LONGEST_SLEEP = 3600.0  # seconds; members say when something is due, and a selector cannot sleep for years
-DESCRIPTORS = 3 * L.ROWS + 64  # a member costs a socket, a semaphore and a notice of its end; a connection one more
+DEAF = 0.5  # seconds until the next try to let somebody in, when the system had no descriptor for one
 _LISTENER = 0  # the listening socket is our standard input
 
 
@@ -102,7 +103,9 @@ class Manager:
         ledger.cells[L.H_STOPPING] = self._stopping
         ledger.cells[L.H_SPACE] = self._space = identity.space()
         ledger.cells[L.H_DATABASE] = L.database_key(config["database"])
-        self._full = False  # no descriptors left for another guest
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        self._limit = limit if limit >= 0 else sys.maxsize  # below zero it is without limit
+        self._deaf_until: float | None = None  # there was no descriptor left for another guest
         self._dirty = False  # something happened that the treasury should see
         self._rang: set[int] = set()  # members that have something new in their rows
         self._pace = Pace()
@@ -151,6 +154,8 @@ class Manager:
                 else:
                     self._hear(guest)
             now = time.monotonic()
+            if self._deaf_until is not None and now >= self._deaf_until:
+                self._listen()
             self._look(now)
             self._orphans.upkeep(now)
             if self._dirty or (self._again_at is not None and now >= self._again_at):
@@ -164,7 +169,8 @@ class Manager:
         self._again_at = self._treasury.settle(now, rang)
 
     def _pause(self) -> float | None:
-        times = [at for at in (self._again_at, self._leave_at, self._orphans.next_at()) if at is not None]
+        due = self._again_at, self._leave_at, self._deaf_until, self._orphans.next_at()
+        times = [at for at in due if at is not None]
         if self._unwatched:
             times.append(self._look_at)
         return min(max(0.0, min(times) - time.monotonic()), LONGEST_SLEEP) if times else None
@@ -199,14 +205,17 @@ class Manager:
         try:
             sock, _ = self._listener.accept()
         except OSError as error:
-            if error.errno in (errno.EMFILE, errno.ENFILE):
-                self._full = True  # until somebody goes: the knocking would keep us awake
+            if is_short(error):
+                self._deaf_until = time.monotonic() + DEAF  # the knocking would keep us awake
                 self._selector.unregister(self._listener)
             return False
         try:
             pid, uid = messages.peer(sock)
             if uid != os.geteuid() or pid is None:
                 raise PermissionError
+            if not self._has_room(sock.fileno(), self._limit - room.reserve(self._limit)):
+                self._turn_away(sock)
+                return True
             guest = Guest(messages.Channel(sock), pid)
             guest.notice = identity.death_notice(pid)
         except OSError:
@@ -215,14 +224,60 @@ class Manager:
         self._welcome(guest)
         return True
 
+    def _listen(self) -> None:
+        """Let newcomers in again."""
+        if self._deaf_until is not None:
+            self._deaf_until = None
+            self._selector.register(self._listener, selectors.EVENT_READ, None)
+
+    def _has_room(self, newest: int, most: int) -> bool:
+        """Whether fewer than ``most`` descriptors are used, if need be without those of connections that have ended.
+        ``newest``: one just made: the kernel gives out the lowest number that is free."""
+        if newest < most:
+            return True
+        for guest in self._guests:
+            guest.connections.prune()
+        try:
+            probe = os.dup(newest)
+        except OSError:
+            return False
+        os.close(probe)
+        return probe < most
+
+    def _turn_away(self, sock: socket.socket) -> None:
+        """Say that there is no room just now. It is asked again after a while."""
+        text = (
+            f"budget {self._config['name']!r} has no descriptor left for another process: its manager may open "
+            f"{self._limit} files and has {len(self._members)} members; start it with a higher hard limit of "
+            f"open files (ulimit -Hn): {room.needed(L.ROWS, self._config['max_size'])} is enough for {L.ROWS} members"
+        )
+        with sock:
+            sock.setblocking(False)
+            sock.send(messages.encode({"ok": False, "error": "ManagerFullError", "message": text}))
+            sock.shutdown(socket.SHUT_WR)
+
+    def _share(self, guest: Guest) -> None:
+        """Keep a member's connection, to hear of its end. For want of descriptors it is done without: how many of such
+        connections the server has not ended the kernel says, should the member be killed."""
+        assert guest.channel is not None
+        try:
+            (fd,) = guest.channel.claim_fds(1)
+        except messages.CutShort:
+            return
+        guest.connections.add(fd)
+        if fd >= self._limit // 2 and not self._has_room(fd, self._limit // 2):
+            guest.connections.forget_last()  # members come first
+
     def _look(self, now: float) -> None:
         if not self._unwatched or now < self._look_at:
             return
         self._look_at = now + LOOK
         for guest in list(self._unwatched):
-            if (guest.channel is None and self._stays_away(guest.member or 0)) or not identity.alive(
-                guest.pid, guest.started
-            ):
+            try:
+                ended = not identity.alive(guest.pid, guest.started)
+            except OSError:
+                ended = False  # it cannot be looked at just now
+            if ended or (guest.channel is None and self._stays_away(guest.member or 0)):
                 self._gone(guest)
 
     def _stays_away(self, row: int) -> bool:
@@ -256,15 +311,28 @@ class Manager:
         self._see_off(guest)
         if guest.member is not None:
             del self._members[guest.member]
-            if guest.channel is None:
-                self._orphans.mourn(guest.member)
+            connections = guest.connections.leave()
+            if guest.channel is not None and not self._goes_on(guest):
+                self._orphans.bury(guest.member, connections)
             else:
-                self._orphans.bury(guest.member, guest.connections.leave())
+                for connection in connections:
+                    connection.close()  # without a word: the driver of a process that goes on must not hear of it
+                self._orphans.mourn(guest.member)
             self._dirty = True
-        if self._full:
-            self._full = False
-            self._selector.register(self._listener, selectors.EVENT_READ, None)
+        self._listen()
         self._consider_leaving()
+
+    def _goes_on(self, guest: Guest) -> bool:
+        """Whether a member has lost its seat while its process goes on: other code there has closed all descriptors.
+
+        Our copies of its connections are then the last, and still on the driver's epoll instance. Were the server to
+        end one of them, the driver would close the number, which may be somebody else's by now.
+        """
+        left = self._ledger.cells[self._ledger.row(guest.member or 0) + L.LEFT]
+        try:
+            return not left and identity.runs(guest.pid, guest.started)
+        except OSError:
+            return False
 
     def _freed(self) -> None:
         """Permits came free."""
@@ -305,7 +373,7 @@ class Manager:
         elif verb == "opened":
             if guest.member is None:
                 raise messages.Garbled("a connection of nobody's")
-            guest.connections.add(*guest.channel.claim_fds(1))
+            self._share(guest)
         elif verb == "declare":
             self._declare(guest, message)
         elif verb == "stop":
@@ -350,16 +418,18 @@ class Manager:
         returning = bool(message.get("returning"))  # from the predecessor: it holds connections
         if self._refuse(guest, message, returning):
             return
-        now = time.monotonic()
+        now, token = time.monotonic(), int(message.get("token") or 0) % L.NEVER
+        if returning and token:
+            self._unseat(guest, token)
         warm = min(max(0, int(message["warm"])), self._config["max_size"])
-        full = f"it has {len(self._members)} members already"
+        full, error_name = f"it has {len(self._members)} members already", "ManagerUnavailableError"
         try:
-            row = self._treasury.attach(guest.pid, guest.started, warm, now, int(message.get("token") or 0) % L.NEVER)
+            row = self._treasury.attach(guest.pid, guest.started, warm, now, token)
         except OSError as error:
-            row, full = None, f"{full}, and {error.strerror}"
+            row, full, error_name = None, f"{full}, and {error.strerror}", "ManagerFullError"
         if row is None:
             text = f"budget {self._config['name']!r} takes no more members: {full}"
-            guest.channel.send({"ok": False, "error": "ManagerUnavailableError", "message": text})
+            guest.channel.send({"ok": False, "error": error_name, "message": text})
             return
         absent = self._members.get(row)
         if absent is not None:
@@ -372,6 +442,15 @@ class Manager:
         fds = self._treasury.semaphores[row].fds
         answer = {**self._description(), "row": row, "fds": len(fds), "declare": row in self._treasury.undeclared}
         guest.channel.send(answer, [self._ledger_fd, *fds])
+
+    def _unseat(self, newcomer: Guest, token: int) -> None:
+        """A member attaches again, and has a seat: other code in its process has closed its descriptors. Its end of the
+        channel may be kept open by a thread that sleeps on it."""
+        for guest in list(self._members.values()):
+            same = guest.pid == newcomer.pid and guest.started == newcomer.started
+            cells, at = self._ledger.cells, self._ledger.row(guest.member or 0)
+            if same and guest.channel is not None and cells[at + L.TOKEN] == token:
+                self._gone(guest)
 
     def _declare(self, guest: Guest, message: dict[str, Any]) -> None:
         held = int(message["held"])
@@ -394,6 +473,9 @@ class Manager:
             lock = os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except FileNotFoundError:
             return True  # somebody has cleared the place already
+        except OSError:
+            self._leave_at = time.monotonic() + SOON
+            return False  # no free descriptor
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             just_in = time.monotonic() - FIRST_MEMBER
@@ -411,9 +493,18 @@ class Manager:
             os.close(lock)
 
     def _knocked(self) -> bool:
-        with selectors.DefaultSelector() as door:
-            door.register(self._listener, selectors.EVENT_READ)
-            return bool(door.select(0))
+        door = select.poll()
+        door.register(self._listener, select.POLLIN)
+        return bool(door.poll(0))
+
+
+def _raise_limit() -> None:
+    """May we open as many files as this user's processes may."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    except (OSError, ValueError):
+        pass  # macOS knows another bound besides
 
 
 def main(folder: str) -> None:
@@ -426,9 +517,7 @@ def main(folder: str) -> None:
     config_fd = int(sys.argv[3])
     with open(config_fd, "rb") as pipe:
         config = json.loads(pipe.read())
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if 0 <= soft < DESCRIPTORS:  # below zero it is without limit
-        resource.setrlimit(resource.RLIMIT_NOFILE, (min(DESCRIPTORS, hard) if hard >= 0 else DESCRIPTORS, hard))
+    _raise_limit()
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, _LISTENER)
     os.close(null)

@@ -11,12 +11,16 @@ for its wake-ups; asleep, it costs nothing. The event loop of a process may be b
 from __future__ import annotations
 
 import logging
+import random
 import selectors
 import threading
+import time
+from _thread import allocate_lock
 from time import monotonic
 from typing import TYPE_CHECKING
 
 from mppool import errors
+from mppool.core.backoff import Backoff
 from mppool.core.pool import Slot, Waiter
 from mppool.database.parking import OURS
 from mppool.database.sockets import Endings
@@ -28,6 +32,7 @@ from mppool.process.member import Member
 from mppool.process.succession import Succession
 from mppool.shared import identity
 from mppool.shared import ledger as L
+from mppool.shared.descriptors import is_short
 
 if TYPE_CHECKING:
     from mppool.database.link import Link
@@ -35,6 +40,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("mppool.pool")
 
+NO_ROOM = (0.02, 0.5)  # seconds until the next try to attach, when there is no room; at first and at most
+# Seconds. Whatever other code does to the descriptors that the agent sleeps on, it looks at them again after so long.
+LONGEST_SLEEP = 10.0
+TAKEN = "other code of this process has closed descriptors of the pool; attaching to the manager again"
 SHARE_AGAIN = 0.01  # seconds until the manager is told again of a connection, when it was behind with its reading
 
 
@@ -49,14 +58,17 @@ class Agent:
     def __init__(self, pool: LocalPool, starting: Waiter | None) -> None:
         self._pool = pool
         self._alarm = Alarm()
-        self._selector = selectors.DefaultSelector()
-        self._selector.register(self._alarm, selectors.EVENT_READ)
+        # It needs no descriptor itself, and is woken when what it looks at is closed from outside.
+        self._selector = selectors.PollSelector()
         self._member: Member | None = None
         self._succession = Succession(pool)
         self._gate = Gate(pool)
         self._endings = Endings()
         self._unshared: list[Link] = []  # connections of which the manager is still to be told
-        self._thread = threading.Thread(target=self._run, name=f"{OURS}agent-{pool.name}", daemon=True)
+        self._turn = 0  # the threads before this one have been replaced
+        self._asleep = False
+        self._change = allocate_lock()  # of those two
+        self._thread = self._new_thread()
         self._upkeep_at = 0.0
         self._starting = [starting] if starting is not None else []
         self._ending: list[Waiter] = []
@@ -70,6 +82,10 @@ class Agent:
         """There is no manager just now."""
         return self._succession.lost
 
+    def _new_thread(self) -> threading.Thread:
+        name = f"{OURS}agent-{self._pool.name}"
+        return threading.Thread(target=self._run, args=(self._turn,), name=name, daemon=True)
+
     def start(self) -> None:
         """Raises: PoolError: there can be no thread."""
         try:
@@ -79,13 +95,29 @@ class Agent:
             raise errors.PoolError(f"pool {self._pool.name!r}: cannot start its thread: {identity.NO_MORE}") from error
 
     def wake(self) -> None:
-        self._alarm.ring()
+        if not self._alarm.ring():
+            self._replace()
 
     def ring(self) -> None:
         """Tell the manager at once that this process lacks permits; it is on its way while the agent wakes up."""
         member = self._member
-        if member is not None:
-            member.channel.ring()
+        if member is not None and not member.channel.ring():
+            self.wake()
+
+    def _replace(self) -> None:
+        """The alarm was closed from outside. If the thread sleeps on what has its number now, nothing can wake it:
+        another one goes on, and it ends when it looks up by itself."""
+        if not self._change.acquire(False):
+            return  # it is awake, or is being replaced
+        try:
+            if not self._asleep or self.done:
+                return  # it will see for itself
+            self._turn += 1
+            self._asleep = False
+            self._thread = self._new_thread()
+            self._thread.start()
+        finally:
+            self._change.release()
 
     # -- called by others ------------------------------------------------------------------------------------
 
@@ -126,7 +158,7 @@ class Agent:
         return self.share(link)
 
     def unwatch(self, link: Link) -> None:
-        """A connection is about to be closed from here."""
+        """A connection is about to be closed from here. It may be said twice."""
         socket = link.live_socket()
         if socket is not None:
             self._endings.forget(socket)
@@ -144,7 +176,10 @@ class Agent:
         """A connection is closed: its permit is free for anybody; whether somebody wants it. Under the pool's lock, in
         one go with the machine's report: what is held and what lies on the semaphore never change apart."""
         assert self._member is not None
-        self._member.semaphore.give()
+        try:
+            self._member.semaphore.give()
+        except OSError:
+            pass  # closed from outside: the permit went with the seat, and is not among those that will be declared
         self._pool.publish()  # before it is read who waits: else the manager may see neither the permit nor a bell
         return self._pool.row.hungry
 
@@ -214,30 +249,59 @@ class Agent:
 
     def _close(self) -> None:
         self._selector.close()
+        self._endings.close()  # before the alarm, by which it is known
         self._alarm.close()
-        self._endings.close()
 
     # -- the thread ------------------------------------------------------------------------------------------
 
-    def _run(self) -> None:
+    def _run(self, turn: int) -> None:
         try:
-            if self._attach():
-                self._serve()
+            if turn or self._attach():
+                self._serve(turn)
         except BaseException as error:
             logger.exception("pool %s: its agent failed", self._pool.name)
             self._pool.fail(error)
         finally:
-            self._finish()
+            if turn == self._turn:
+                self._finish()
 
     def _attach(self) -> bool:
-        pool = self._pool
-        try:
-            member = Member(pool.budget, pool.name, pool.machine.min_size, self._succession.token)
-        except errors.PoolError as error:
-            pool.fail(error)
-            return False
+        """Take the first seat. While there is no room, here or at the manager, those who wait go on waiting."""
+        pool, backoff = self._pool, Backoff(*NO_ROOM)
+        give_up = monotonic() + pool.settings.conn_timeout
+        while True:
+            try:
+                self._prepare()
+                member = Member(pool.budget, pool.name, pool.machine.min_size, self._succession.token)
+                break
+            except (errors.PoolError, OSError) as error:
+                ours = error if isinstance(error, errors.PoolError) else _short(pool.name, error)
+                if pool.machine.stopped:
+                    return False
+                if monotonic() > give_up or not _is_for_want_of_room(error):
+                    pool.fail(ours)
+                    return False
+                pool.workshop.last_connect_error = (monotonic(), ours)
+            time.sleep(backoff.failed(random.random()))
         self._sit_down(member)
         return True
+
+    def _prepare(self) -> None:
+        """Have what is slept on, anew if other code has closed it. Raises: OSError: there is no free descriptor."""
+        if self._alarm.is_ready():
+            return
+        before, self._alarm = self._alarm, Alarm()
+        self._endings.close()  # first: it is known by the alarm
+        before.close()
+        self._selector = selectors.PollSelector()
+        self._alarm.prepare()
+        self._selector.register(self._alarm, selectors.EVENT_READ)
+        try:
+            self._endings.prepare(self._alarm.fileno())
+        except OSError:
+            return  # one has to look, then
+        if self._endings.fileno() >= 0:
+            self._selector.register(self._endings, selectors.EVENT_READ)
 
     def _sit_down(self, member: Member) -> None:
         """Take a seat; the one before, if any, was with a manager that is gone. What lies unused on its semaphore goes
@@ -246,7 +310,7 @@ class Agent:
         if before is not None:
             self._listen(False)
         with pool.lock:
-            while before is not None and before.semaphore.take():
+            while before is not None and _take(before):
                 pass
             self._member = member
             pool.seated(member.cells, member.at)
@@ -257,10 +321,8 @@ class Agent:
         if before is not None:
             before.abandon()
 
-    def _serve(self) -> None:
+    def _serve(self, turn: int = 0) -> None:
         machine = self._pool.machine
-        if self._endings.fileno() >= 0:
-            self._selector.register(self._endings, selectors.EVENT_READ)
         self._reconcile(monotonic())
         late("mppool.database.rows")  # pydantic, which the first row needs: now, beside the first connect
         while True:
@@ -271,12 +333,56 @@ class Agent:
             pause = self._reconcile(monotonic())
             if machine.stopped and not machine.slots:
                 return
-            for key, _ in self._selector.select(pause):
+            if not self._is_whole():
+                self._make_whole()
+                continue
+            events = self._sleep_on(self._selector, pause, turn)
+            if events is None:
+                return
+            for key in events:
                 member = self._member
                 if member is not None and key.fileobj is member.channel and not member.heard():
-                    self._manager_lost(member)
+                    self._manager_lost(member, *(() if member.channel.is_ours() else (TAKEN,)))
                 elif key.fileobj is self._endings:
                     self._discard_ended()
+
+    def _sleep_on(
+        self, selector: selectors.BaseSelector, pause: float | None, turn: int
+    ) -> list[selectors.SelectorKey] | None:
+        """What woke us, if anything did. None: another thread has replaced this one."""
+        with self._change:
+            self._asleep = True
+        events = selector.select(pause)
+        with self._change:
+            if turn != self._turn:
+                return None
+            self._asleep = False
+        return [key for key, _ in events]
+
+    def _is_whole(self) -> bool:
+        """Whether other code of this process has closed nothing of what the agent sleeps on."""
+        member = self._member
+        return self._alarm.is_ready() and (self.lost or member is None or member.is_ours())
+
+    def _make_whole(self) -> None:
+        """Other code has closed descriptors that it did not open, as a program does that makes itself a daemon: leave
+        alone what has their numbers now, and begin anew. The manager saw our end of file; we attach again."""
+        pool, member = self._pool, self._member
+        try:
+            self._prepare()
+        except OSError:
+            time.sleep(NO_ROOM[0])
+            return
+        with pool.lock:
+            for slot in pool.machine.slots:
+                if slot.link is not None:
+                    self.watch(slot.link)
+        if member is not None and not self.lost:
+            if member.is_ours():
+                self._selector.register(member.channel, selectors.EVENT_READ)
+            else:
+                self._manager_lost(member, TAKEN)
+        self._discard_ended()
 
     def _discard_ended(self) -> None:
         """Lend no connection that its server has ended; one that is borrowed is replaced when it comes back."""
@@ -286,6 +392,7 @@ class Agent:
             links = {slot.link: slot for slot in (*machine.idle, *(machine.borrowed - machine.lost))}
             known = {link.socket: link for link in links if link.socket is not None and link.conn is not None}
             ended = [known[socket] for socket in Endings.among(known)]
+            ended += [link for link in links if link.socket is None and link.conn is not None and link.taken()]
             for link in ended:
                 link.doubtful = True
             leaving = machine.discard({links[link] for link in ended})
@@ -294,11 +401,14 @@ class Agent:
         for slot in leaving:
             pool.workshop.close_at_once(slot)
 
-    def _manager_lost(self, member: Member) -> None:
+    def _manager_lost(self, member: Member, *why: str) -> None:
         """Go on with what this process has."""
-        self._selector.unregister(member.channel)
+        try:
+            self._selector.unregister(member.channel)
+        except (KeyError, ValueError):
+            pass  # there is a new selector
         self._pool.unseated()
-        self._succession.begin()
+        self._succession.begin(*why)
 
     def _finish(self) -> None:
         self._pool.workshop.join(5.0)
@@ -376,7 +486,7 @@ class Agent:
     def _take_permit(self) -> Slot | None:
         member = self._member
         assert member is not None
-        if not self._has_room() or not member.semaphore.take():
+        if not self._has_room() or not _take(member):
             return None
         slot = self._pool.machine.take(monotonic(), self._pool.row.cost)
         self._pool.publish()
@@ -395,14 +505,39 @@ class Agent:
             times.append(now + SHARE_AGAIN)
         if (ripe_at := self._pool.machine.ripens_at(self._pool.row.target, self._pool.row.cost)) is not None:
             times.append(ripe_at)
-        return max(0.0, min(times) - now) if times else None
+        return max(0.0, min(*times, now + LONGEST_SLEEP) - now) if times else LONGEST_SLEEP
 
     def _listen(self, listening: bool) -> None:
         """Watch the semaphore only while a permit is wanted: one that lies there unused must not keep us awake."""
         assert self._member is not None
         semaphore = self._member.semaphore
         known = semaphore.fileno() in self._selector.get_map()
+        listening = listening and semaphore.may_be_ours()
         if listening and not known:
             self._selector.register(semaphore, selectors.EVENT_READ)
         elif known and not listening:
             self._selector.unregister(semaphore)
+
+
+def _take(member: Member) -> bool:
+    """Take a permit off its semaphore, if there is one, and the semaphore."""
+    try:
+        return member.semaphore.take()
+    except OSError:
+        return False  # closed from outside
+
+
+def _is_for_want_of_room(error: BaseException | None) -> bool:
+    """Whether there was no room for another member at the manager, or no free descriptor in this process."""
+    while error is not None:
+        if isinstance(error, errors.ManagerFullError) or is_short(error):
+            return True
+        error = error.__cause__
+    return False
+
+
+def _short(name: str, error: OSError) -> errors.ManagerUnavailableError:
+    text = f"budget {name!r}: this process cannot attach: {error}"
+    made = errors.ManagerUnavailableError(text)
+    made.__cause__ = error
+    return made

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from mppool.core.backoff import Backoff
 from mppool.database.opening import one_by_one
 from mppool.shared import paths
+from mppool.shared.descriptors import is_short
 from mppool.shared.turns import Turn, Turns
 
 if TYPE_CHECKING:
@@ -54,8 +55,10 @@ class Gate:
             return None
         try:
             turn = self._turns.take(self._pool.settings.connect_concurrency) if self._turns is not None else Turn()
-        except OSError:
-            return Turn()  # the folder was deleted; there will be another one
+        except OSError as error:
+            if not is_short(error):
+                return Turn()  # the folder was deleted; there will be another one
+            turn = None
         if turn is None:
             self._closed_until = now + random.uniform(*ASK_AGAIN)
         return turn

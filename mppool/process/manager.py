@@ -19,6 +19,7 @@ from mppool.process.sync_pool import PySQLXEnginePoolSync
 from mppool.settings import BudgetSettings, PoolSettings, check_keywords, check_name
 from mppool.shared import identity
 from mppool.shared import ledger as L
+from mppool.shared.descriptors import Lost
 from mppool.shared.messages import Channel
 from mppool.stats import BudgetStats, MemberStats
 
@@ -137,12 +138,12 @@ class PoolManager:
         """Tell the manager that runs now, which may be the successor of the one we knew. False: there is none. Under
         the lock."""
         while True:
-            sock = launcher.connect(self._name) if self._channel is None else self._channel.sock
-            if sock is None:
-                return False
             try:
+                sock = launcher.connect(self._name) if self._channel is None else self._channel.sock
+                if sock is None:
+                    return False
                 _, channel = launcher.ask(sock, {"do": "stop"}, self._name)
-            except ConnectionResetError:  # it was killed
+            except (ConnectionResetError, Lost):  # it was killed; or our end was closed by other code
                 if self._channel is None:
                     continue
                 try:
@@ -260,6 +261,9 @@ class PoolManager:
     def _read(self) -> L.Ledger:
         with self._lock:
             ledger = self._ledger
+            if self._channel is not None and not self._channel.is_ours():
+                self._own()  # other code has closed our end
+                ledger = self._ledger
             if ledger is None or not identity.alive(ledger.cells[L.H_MANAGER], ledger.cells[L.H_STARTED]):
                 try:
                     self._look_up()

@@ -7,6 +7,7 @@ pool's lock: what is held and what lies on the semaphore never change apart.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from typing import Any
@@ -16,6 +17,7 @@ from mppool.manager.launcher import enter
 from mppool.settings import BudgetSettings
 from mppool.shared import ledger as L
 from mppool.shared import messages
+from mppool.shared.descriptors import is_short
 from mppool.shared.seats import Seat
 from mppool.shared.semaphore import EventSemaphore, adopt
 
@@ -56,7 +58,7 @@ class Member:
         token: a number of this seat's own, by which a successor of the manager knows it again.
         returning: the seat was had under another manager, and there may be connections open.
 
-    Raises: BudgetMismatchError, ManagerUnavailableError.
+    Raises: BudgetMismatchError, ManagerUnavailableError; OSError: this process has no free descriptor.
     """
 
     def __init__(self, budget: BudgetSettings, name: str, warm: int, token: int = 0, returning: bool = False) -> None:
@@ -72,19 +74,14 @@ class Member:
         self._seat: Seat | None = None
         try:
             answer, self.channel = enter(launch_config(budget, name), request, self._sit if token else None)
+            try:
+                self.ledger, self.semaphore = self._received(answer["fds"], name)
+            except BaseException:
+                self.channel.close()  # the manager takes it for having left
+                raise
         except BaseException:
             self._get_up()
             raise
-        fds = self.channel.claim_fds(1 + answer["fds"])
-        self.ledger = L.Ledger(fds[0])
-        os.close(fds[0])
-        if self.ledger.cells[L.H_MAGIC] != L.MAGIC:
-            self._get_up()
-            self.channel.close()
-            for fd in fds[1:]:
-                os.close(fd)
-            raise errors.ManagerUnavailableError(f"budget {name!r} is run by another version of mppool")
-        self.semaphore: EventSemaphore = adopt(fds[1:])
         self.at = self.ledger.row(answer["row"])
         self.undeclared: bool = answer["declare"]  # the manager waits to be told what is held
 
@@ -97,6 +94,26 @@ class Member:
         if self._seat is not None:
             self._seat.get_up()
             self._seat = None
+
+    def _received(self, count: int, name: str) -> tuple[L.Ledger, EventSemaphore]:
+        """The ledger, and the semaphore of so many descriptors, that came with the answer."""
+        book, *fds = self.channel.claim_fds(1 + count)
+        try:
+            ledger = L.Ledger(book)
+            if ledger.cells[L.H_MAGIC] != L.MAGIC:
+                ledger.close()
+                raise errors.ManagerUnavailableError(f"budget {name!r} is run by another version of mppool")
+            return ledger, adopt(fds)
+        except BaseException:
+            for fd in fds:
+                os.close(fd)
+            raise
+        finally:
+            os.close(book)
+
+    def is_ours(self) -> bool:
+        """Whether nobody has closed its descriptors from outside. By two system calls."""
+        return self.channel.is_ours() and self.semaphore.may_be_ours()
 
     @property
     def cells(self) -> memoryview:
@@ -112,13 +129,12 @@ class Member:
 
     def opened(self, descriptor: int) -> bool:
         """Share a connection's socket, so that the manager can tell when the server has ended it should this process be
-        killed. False: the manager has too much to read just now."""
+        killed. False: not just now, for the manager has too much to read."""
         try:
             self.channel.send({"do": "opened"}, [descriptor])
-        except BlockingIOError:
-            return False
-        except OSError:
-            pass  # it is gone
+        except OSError as error:
+            again = isinstance(error, BlockingIOError) or error.errno == errno.ETOOMANYREFS or is_short(error)
+            return not again  # else it is gone
         return True
 
     def heard(self) -> bool:

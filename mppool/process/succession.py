@@ -41,9 +41,9 @@ class Succession:
         self.lost = False
         self.next_try: float | None = None
 
-    def begin(self) -> None:
-        """The manager is gone."""
-        logger.warning("pool %s: the manager is gone; looking for its successor", self._pool.name)
+    def begin(self, why: str = "the manager is gone; looking for its successor") -> None:
+        """There is no manager for us, from now on."""
+        logger.warning("pool %s: %s", self._pool.name, why)
         self.lost = True
         self._look()
 

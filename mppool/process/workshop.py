@@ -35,6 +35,8 @@ logger = logging.getLogger("mppool.pool")
 # back all the same: a server that cannot be reached must not keep permits for ever.
 BURIAL_PATIENCE = 60.0
 FULL_PAUSES = (0.002, 0.5)  # seconds until a server that is full is asked again, at first and at most
+CLOSE_PATIENCE = 5.0  # seconds a hand waits for a free descriptor to attend a connection with
+SHORT_PAUSES = (0.005, 0.1)  # seconds until a free descriptor is looked for again, at first and at most
 RECENT = 8  # opens whose times are kept: the least of them is what an open costs when nothing else slows it down
 
 
@@ -47,7 +49,7 @@ class Workshop:
         self._silence = Silence(pool)
         self.recent: deque[float] = deque(maxlen=RECENT)  # seconds that the last opens took
         self.opened = self.closed = self.connect_errors = self.refused_full = 0
-        self.last_connect_error: tuple[float, errors.ConnectError] | None = None
+        self.last_connect_error: tuple[float, Exception] | None = None  # why there is none, or no seat
 
     def open(self, slot: Slot, turn: Turn) -> None:
         """Open a connection. SQLite's takes a tenth of a millisecond and no network: less than to wake a hand."""
@@ -65,7 +67,7 @@ class Workshop:
     def close_at_once(self, slot: Slot) -> None:
         """Close an idle connection on this thread (the agent's): others wait for its permit."""
         lost = self._take_leave(slot)
-        if not slot.link.close(0.0):
+        if lost is None or not slot.link.close(0.0):
             self.close(slot)
         elif slot.link.provider == "sqlite":
             self._closed(slot, lost, 0.0)
@@ -197,15 +199,28 @@ class Workshop:
 
     # -- closing ---------------------------------------------------------------------------------------------
 
-    def _take_leave(self, slot: Slot) -> Lost:
-        """From now on only its burial matters."""
+    def _take_leave(self, slot: Slot) -> Lost | None:
+        """From now on only its burial matters. None: not yet, there is no free descriptor to attend it with."""
         self._pool.agent.unwatch(slot.link)
-        slot.link.attend()
-        return Silence.noted(slot.link)
+        attended: bool = slot.link.attend()
+        return Silence.noted(slot.link) if attended else None
+
+    def _wait_for_descriptors(self, slot: Slot) -> Lost:
+        """A moment without free descriptors must not cost the permit. If it lasts, the connection is closed without
+        knowing when the server has ended it."""
+        backoff, give_up = Backoff(*SHORT_PAUSES), monotonic() + CLOSE_PATIENCE
+        while (lost := self._take_leave(slot)) is None:
+            if monotonic() > give_up:
+                logger.warning(
+                    "pool %s: a connection is closed without a free descriptor to attend it", self._pool.name
+                )
+                return Silence.noted(slot.link)
+            time.sleep(backoff.failed(random.random()))
+        return lost
 
     def _close(self, slot: Slot) -> None:
         link, give_up, pause = slot.link, monotonic() + BURIAL_PATIENCE, AFTER
-        lost = self._take_leave(slot)
+        lost = self._wait_for_descriptors(slot)
         while not link.close(min(pause, max(0.1, give_up - monotonic()))):
             self._pool.lose(slot)
             if monotonic() >= give_up or self._silence.ended(lost):

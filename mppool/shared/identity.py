@@ -18,6 +18,8 @@ NO_MORE = (
     "raise that limit, or start fewer of them"
 )
 
+_EXITING = 0x4  # of a process's flags on Linux
+
 
 def started(pid: int) -> int:
     """When a process started, in units that only mean something to compare (clock ticks since boot on Linux,
@@ -86,6 +88,16 @@ def same_program(one: int, other: int) -> bool:
             return first.read() == second.read()
     except OSError:
         return False
+
+
+def runs(pid: int, since: int) -> bool:
+    """The same, but a process counts as gone that has begun to end: it closes its descriptors some time before."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as stat:
+            fields = stat.read().rpartition(b")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return not os.path.exists("/proc/self/stat") and alive(pid, since)
+    return fields[0] not in (b"Z", b"X") and int(fields[19]) == since and not int(fields[6]) & _EXITING
 
 
 def death_notice(pid: int) -> int | None:

@@ -6,11 +6,14 @@ one. A peer that sends anything else than lines of JSON objects, or a line above
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
 import struct
 from array import array
+
+from mppool.shared.descriptors import Lost, OwnedSocket, is_short
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,6 +31,13 @@ class Garbled(ValueError):
     """The peer does not speak this protocol."""
 
 
+class CutShort(OSError):
+    """Descriptors were sent to us, and there were not enough free ones here to receive them."""
+
+    def __init__(self) -> None:
+        super().__init__(errno.EMFILE, "no free descriptor for what was sent to this process")
+
+
 def encode(message: dict[str, Any]) -> bytes:
     return json.dumps(message, separators=(",", ":")).encode() + b"\n"
 
@@ -37,24 +47,38 @@ class Channel:
 
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
-        self.sock = sock
+        self._sock = OwnedSocket(sock)
         self.fds: list[int] = []  # descriptors received and not yet claimed
+        self._cut_short = False
         self._buffer = b""
 
+    @property
+    def sock(self) -> socket.socket:
+        """Raises: Lost: it was closed from outside."""
+        return self._sock.use()
+
     def fileno(self) -> int:
-        return self.sock.fileno()
+        return self._sock.fileno()
+
+    def is_ours(self) -> bool:
+        """Whether nobody has closed it from outside."""
+        return self._sock.is_ours()
 
     @property
     def whole(self) -> bool:
         """Whether nothing has come of a message whose rest is still to come."""
         return not self._buffer
 
-    def ring(self) -> None:
-        """One bell. A full socket means that bells are waiting there already; a closed one will be noticed."""
+    def ring(self) -> bool:
+        """One bell. A full socket means that bells are waiting there already; one that the peer has closed will be
+        noticed. False: it was closed from outside."""
         try:
             self.sock.send(BELL)
+        except Lost:
+            return False
         except OSError:
             pass
+        return True
 
     def send(self, message: dict[str, Any], fds: list[int] | None = None) -> None:
         """Send a message, whole. Raises: OSError when the peer is gone or does not read."""
@@ -78,11 +102,13 @@ class Channel:
         bell = False
         for _ in range(LONGEST // _PIECE):
             try:
-                data, ancillary, _, _ = self.sock.recvmsg(_PIECE, socket.CMSG_SPACE(4 * _MOST_FDS), _CLOEXEC)
+                data, ancillary, flags, _ = self.sock.recvmsg(_PIECE, socket.CMSG_SPACE(4 * _MOST_FDS), _CLOEXEC)
             except BlockingIOError:
                 return messages, bell
-            except OSError:
-                return None
+            except OSError as error:
+                return (messages, bell) if messages or is_short(error) else None
+            # There is room for more than a message brings: what is missing found no free descriptor here.
+            self._cut_short |= bool(flags & socket.MSG_CTRUNC)
             for level, kind, raw in ancillary:
                 if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
                     fds = array("i")
@@ -118,11 +144,16 @@ class Channel:
             raise Garbled("more descriptors than anybody announces")
 
     def claim_fds(self, count: int) -> list[int]:
-        """The next descriptors that came, now the caller's to close."""
+        """The next descriptors that came, now the caller's to close.
+
+        Raises: CutShort: some could not be received; Garbled: they were not sent.
+        """
         claimed, self.fds = self.fds[:count], self.fds[count:]
         if len(claimed) < count:
             for fd in claimed:
                 socket.close(fd)
+            if self._cut_short:
+                raise CutShort
             raise Garbled(f"{count} descriptors were announced, {len(claimed)} came")
         return claimed
 
@@ -137,7 +168,7 @@ class Channel:
         for fd in self.fds:
             socket.close(fd)
         self.fds.clear()
-        self.sock.close()
+        self._sock.close()
 
 
 def peer(sock: socket.socket) -> tuple[int | None, int]:

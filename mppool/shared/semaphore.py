@@ -11,53 +11,79 @@ from __future__ import annotations
 
 import os
 
+from mppool.shared.descriptors import Owned
+
 _EVENTFD = hasattr(os, "eventfd")
 
 
 class EventSemaphore:
-    """One eventfd; its value is the count."""
+    """One eventfd; its value is the count.
+
+    Args:
+        fds: received from whoever made it. In this process other people's code runs, which may close them: they are
+            looked at before each use. None: make it, in a process that is ours alone.
+    """
 
     def __init__(self, fds: list[int] | None = None) -> None:
-        if fds is None:
-            fds = [os.eventfd(0, os.EFD_SEMAPHORE | os.EFD_NONBLOCK | os.EFD_CLOEXEC)]  # type: ignore[attr-defined, unused-ignore]
-        self.fds = fds
+        self.fds = self._make() if fds is None else fds
+        self._owned = [] if fds is None else [Owned(fd) for fd in fds]
+
+    def _make(self) -> list[int]:
+        return [os.eventfd(0, os.EFD_SEMAPHORE | os.EFD_NONBLOCK | os.EFD_CLOEXEC)]  # type: ignore[attr-defined, unused-ignore]
 
     def fileno(self) -> int:
         """Readable while the count is above zero."""
         return self.fds[0]
 
+    def is_ours(self) -> bool:
+        """Whether nobody has closed it from outside."""
+        return bool(self.fds) and all(each.is_ours() for each in self._owned)
+
+    def may_be_ours(self) -> bool:
+        """The same, less surely and faster."""
+        return bool(self.fds) and all(each.may_be_ours() for each in self._owned)
+
+    def _use(self, which: int) -> int:
+        return self._owned[which].use() if self._owned else self.fds[which]
+
     def give(self, permits: int = 1) -> None:
-        os.eventfd_write(self.fds[0], permits)  # type: ignore[attr-defined, unused-ignore]
+        """Raises: Lost."""
+        os.eventfd_write(self._use(0), permits)  # type: ignore[attr-defined, unused-ignore]
 
     def take(self) -> bool:
-        """Take one permit if there is one; never waits."""
+        """Take one permit if there is one; never waits. Raises: Lost."""
         try:
-            os.eventfd_read(self.fds[0])  # type: ignore[attr-defined, unused-ignore]
+            os.eventfd_read(self._use(0))  # type: ignore[attr-defined, unused-ignore]
         except BlockingIOError:
             return False
         return True
 
     def close(self) -> None:
-        while self.fds:
-            os.close(self.fds.pop())
+        """May be called again."""
+        fds, self.fds = self.fds, []
+        if self._owned:
+            for each in self._owned:
+                each.close()
+        else:
+            for fd in fds:
+                os.close(fd)
 
 
 class PipeSemaphore(EventSemaphore):
     """A pipe of tokens. Holds as many as the pipe does: 65,536 on Linux, at least 16,384 elsewhere."""
 
-    def __init__(self, fds: list[int] | None = None) -> None:
-        if fds is None:
-            fds = list(os.pipe())
-            for fd in fds:
-                os.set_blocking(fd, False)
-        self.fds = fds
+    def _make(self) -> list[int]:
+        fds = list(os.pipe())
+        for fd in fds:
+            os.set_blocking(fd, False)
+        return fds
 
     def give(self, permits: int = 1) -> None:
-        os.write(self.fds[1], b"." * permits)
+        os.write(self._use(1), b"." * permits)
 
     def take(self) -> bool:
         try:
-            return os.read(self.fds[0], 1) != b""
+            return os.read(self._use(0), 1) != b""
         except BlockingIOError:
             return False
 

@@ -10,6 +10,7 @@ import fcntl
 import os
 
 from mppool.shared import paths
+from mppool.shared.descriptors import Lost, Owned
 
 __all__ = ["Turn", "Turns"]
 
@@ -19,19 +20,22 @@ class Turn:
 
     Args:
         turns: whose it is; None: one of any number.
-        fd: the locked file.
+        file: the locked one.
     """
 
-    __slots__ = ("_fd", "_turns")
+    __slots__ = ("_file", "_turns")
 
-    def __init__(self, turns: Turns | None = None, fd: int = -1) -> None:
-        self._turns, self._fd = turns, fd
+    def __init__(self, turns: Turns | None = None, file: Owned | None = None) -> None:
+        self._turns, self._file = turns, file
 
     def give_back(self) -> None:
         """Only once."""
-        if self._turns is not None:
-            fcntl.flock(self._fd, fcntl.LOCK_UN)  # a child forked in the meantime has a copy of the descriptor
-            self._turns.close(self._fd)
+        if self._turns is not None and self._file is not None:
+            try:
+                fcntl.flock(self._file.use(), fcntl.LOCK_UN)  # a child forked in the meantime has a copy
+            except Lost:
+                pass  # other code of this process has closed it, which unlocks it
+            self._turns.close(self._file)
 
 
 class Turns:
@@ -44,29 +48,30 @@ class Turns:
 
     def __init__(self, folder: str, what: str = paths.TURN) -> None:
         self._folder, self._what = folder, what
-        self._fds: set[int] = set()
+        self._files: set[Owned] = set()
 
     def take(self, count: int) -> Turn | None:
         """A turn of ``count``; None: all are taken. Raises: OSError: the folder is gone."""
         for number in range(count):
             path = os.path.join(self._folder, f"{self._what}{number}")
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-            self._fds.add(fd)
+            file = Owned(fd)
+            self._files.add(file)
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
-                self.close(fd)
+                self.close(file)
                 if not isinstance(error, BlockingIOError):
                     raise
             else:
-                return Turn(self, fd)
+                return Turn(self, file)
         return None
 
-    def close(self, fd: int) -> None:
-        self._fds.discard(fd)
-        os.close(fd)
+    def close(self, file: Owned) -> None:
+        self._files.discard(file)
+        file.close()
 
     def abandon(self) -> None:
         """In a forked child: close our copies of the parent's."""
-        for fd in list(self._fds):
-            self.close(fd)
+        for file in list(self._files):
+            self.close(file)

@@ -15,7 +15,7 @@ from collections.abc import Callable
 import pytest
 
 from mppool import PoolManager
-from mppool.manager import orphans
+from mppool.manager import orphans, server
 from mppool.shared import ledger as L
 from tests.crash.crew import REPEAT, SLOWEST, Books, crew, say, succeeded, watched
 from tests.manager.seats import get, served_here, sit, want
@@ -173,6 +173,7 @@ def test_a_connection_that_nobody_had_told_of() -> None:
     theirs = [listener.accept()[0] for _ in range(2)]
 
     def apart() -> None:
+        server.identity.runs = lambda pid, since: False  # the dead ones are not
         for each in (untold, *theirs, listener):
             each.close()
 
@@ -203,6 +204,7 @@ def test_with_the_last_that_is_mourned_the_manager_leaves() -> None:
     theirs, _ = listener.accept()
 
     def apart() -> None:
+        server.identity.runs = lambda pid, since: False  # the dead ones are not
         for each in (ours, theirs, listener):
             each.close()
 
@@ -223,6 +225,7 @@ def test_where_the_kernel_does_not_tell_it_gets_a_moment() -> None:
     moment = 1.5  # longer than the real one, which a busy machine may let pass
 
     def apart() -> None:
+        server.identity.runs = lambda pid, since: False  # the dead ones are not
         theirs.close()
         orphans.MOURNED = moment
 

@@ -94,7 +94,8 @@ def connected() -> tuple[socket.socket, socket.socket]:
 
 
 def test_an_end_is_told_once_and_what_was_said_is_not() -> None:
-    endings = sockets.Endings()
+    endings, (mark, end) = sockets.Endings(), os.pipe()
+    endings.prepare(mark)
     pairs = [connected() for _ in range(3)]
     mine = [descriptor(client) for client, _ in pairs]
 
@@ -121,6 +122,8 @@ def test_an_end_is_told_once_and_what_was_said_is_not() -> None:
     until(lambda: sockets.Endings.among(mine) == set(mine))
     assert endings.fileno() < 0 or not told(), "of one that was forgotten nothing is told"
     endings.close()
+    os.close(mark)
+    os.close(end)
     for pair in pairs:
         for each in pair:
             each.close()
@@ -132,3 +135,22 @@ def test_a_socket_that_the_driver_has_closed_has_ended() -> None:
     client.close()
     server.close()
     assert sockets.Endings.among([mine]) == {mine}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="there is no epoll")
+def test_an_epoll_of_others_in_place_of_ours_is_left_alone() -> None:
+    endings, (mark, end), foreign = sockets.Endings(), os.pipe(), select.epoll()
+    endings.prepare(mark)
+    number = endings.fileno()
+    client, server = connected()
+    os.dup2(foreign.fileno(), number)
+    endings.watch(descriptor(client))
+    server.close()
+    assert foreign.poll(0) == [], "a socket of ours is watched by it"
+    endings.close()
+    assert os.readlink(f"/proc/self/fd/{number}") == "anon_inode:[eventpoll]", "it was closed"
+    os.close(number)
+    os.close(mark)
+    os.close(end)
+    foreign.close()
+    client.close()

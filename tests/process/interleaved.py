@@ -268,6 +268,9 @@ class Semaphore:
         self.count += permits
         self._world.count()
 
+    def may_be_ours(self) -> bool:
+        return True
+
     def take(self) -> bool:
         self._world.step()
         taken = self.count > 0
@@ -294,7 +297,7 @@ class Lock:
 
 class Alarm:
     def __init__(self, world: World) -> None:
-        self._world, self._rung = world, False
+        self._world, self._rung, self._ready = world, False, False
 
     def fileno(self) -> int:
         return id(self)
@@ -302,9 +305,19 @@ class Alarm:
     def is_readable(self) -> bool:
         return self._rung
 
-    def ring(self) -> None:
+    def prepare(self) -> None:
+        self._ready = True
+
+    def is_ready(self) -> bool:
+        return self._ready
+
+    def close(self) -> None:
+        pass
+
+    def ring(self) -> bool:
         self._world.step()
         self._rung = True
+        return True
 
     def hush(self) -> None:
         self._world.step()
@@ -324,9 +337,13 @@ class Channel:
     def is_readable(self) -> bool:
         return self.rung
 
-    def ring(self) -> None:
+    def is_ours(self) -> bool:
+        return True
+
+    def ring(self) -> bool:
         self._world.step()
         self._world.bells.add(self._row)
+        return True
 
 
 class Key:
@@ -370,6 +387,9 @@ class Member:
         self.channel = process.channel = Channel(world, row)
         world.bells.add(row)
 
+    def is_ours(self) -> bool:
+        return True
+
     def heard(self) -> bool:
         self.channel.rung = False
         return True
@@ -377,6 +397,12 @@ class Member:
 
 class Endings:
     """No server ends a connection."""
+
+    def prepare(self, mark: int) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
 
     def fileno(self) -> int:
         return -1
@@ -416,8 +442,8 @@ class Link:
     def live_socket(self) -> None:
         return None
 
-    def attend(self) -> None:
-        pass
+    def attend(self) -> bool:
+        return True
 
     def close(self, patience: float = 0.0) -> bool:
         return True
@@ -537,7 +563,7 @@ def world_of(seed: int, max_size: int, processes: int, provider: str) -> Iterato
             ("late", lambda module: None),
         ):
             patch.setattr(agent_module, name, fake)
-        chosen = SimpleNamespace(DefaultSelector=lambda: Selector(world), EVENT_READ=selectors.EVENT_READ)
+        chosen = SimpleNamespace(PollSelector=lambda: Selector(world), EVENT_READ=selectors.EVENT_READ)
         patch.setattr(agent_module, "selectors", chosen)
         for module in (agent_module, local_module, workshop_module):
             patch.setattr(module, "monotonic", world.monotonic)

@@ -78,7 +78,7 @@ def test_a_child_forked_meanwhile_keeps_nothing_taken(folder: str, knows: bool) 
     def child() -> None:
         if knows:
             turns.abandon()
-            assert not turns._fds
+            assert not turns._files
         ready.blow()
         over.wait()
 

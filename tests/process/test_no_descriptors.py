@@ -1,0 +1,123 @@
+"""A moment without free descriptors: nothing is lost by it but the moment."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from tests.process.flavours import Flavour, run, until
+from tests.waiting import forked
+
+MOMENT = 0.3  # seconds that it lasts
+
+
+@contextmanager
+def none_free() -> Iterator[None]:
+    """This process can open nothing."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    fillers = [os.open(os.devnull, os.O_RDONLY)]
+    highest = max(map(int, os.listdir("/proc/self/fd")))
+    while fillers[-1] <= highest:
+        fillers.append(os.open(os.devnull, os.O_RDONLY))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (fillers[-1] + 1, limits[1]))
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            os.open(os.devnull, os.O_RDONLY)
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        for filler in fillers:
+            os.close(filler)
+
+
+def in_a_child(scenario: Any) -> None:
+    with forked(lambda: run(scenario)) as child:
+        assert child.join() == 0
+    scenario.close()
+
+
+async def ask(flavour: Flavour, pool: Any, timeout: float = 20.0) -> None:
+    async with flavour.connection(pool, timeout) as conn:
+        assert (await conn.query_first("SELECT 1 AS a")).a == 1
+
+
+def test_when_a_connection_is_opened(flavour: Flavour, database_uri: str) -> None:
+    async def scenario() -> None:
+        async with flavour.running(database_uri, 0, 1) as pool:
+            await ask(flavour, pool)
+            async with flavour.connection(pool) as conn:
+                (conn.thing if flavour.name == "sync" else conn)._link.doubtful = True
+            await until(lambda: pool.stats().closed)
+            with none_free():
+                borrower = asyncio.ensure_future(ask(flavour, pool))
+                await asyncio.sleep(MOMENT)
+            await borrower
+            await ask(flavour, pool)
+
+    in_a_child(scenario())
+
+
+def test_when_a_connection_is_closed(flavour: Flavour, database_uri: str) -> None:
+    """A twin of its socket is wanted then, and cannot be made."""
+
+    async def scenario() -> None:
+        async with flavour.running(database_uri, 0, 1) as pool:
+            async with flavour.connection(pool) as conn:
+                assert (await conn.query_first("SELECT 1 AS a")).a == 1
+                (conn.thing if flavour.name == "sync" else conn)._link.doubtful = True
+                shortage = none_free()
+                shortage.__enter__()
+            await asyncio.sleep(MOMENT)
+            shortage.__exit__(None, None, None)
+            await ask(flavour, pool)
+            assert pool.stats().closed == 1
+
+    in_a_child(scenario())
+
+
+def test_when_the_agent_closes_an_idle_connection(flavour: Flavour, database_uri: str) -> None:
+    async def scenario() -> None:
+        async with flavour.running(database_uri, 0, 1, max_idle=0.1, check_interval=0.05) as pool:
+            await ask(flavour, pool)
+            with none_free():
+                await asyncio.sleep(MOMENT)
+            await until(lambda: not pool.stats().idle and not pool.stats().closing)
+            await ask(flavour, pool)
+
+    in_a_child(scenario())
+
+
+def test_when_a_connection_is_looked_after(flavour: Flavour, database_uri: str) -> None:
+    async def scenario() -> None:
+        async with flavour.running(database_uri, 0, 1, reset=lambda conn: None) as pool:
+            async with flavour.connection(pool) as conn:
+                assert (await conn.query_first("SELECT 1 AS a")).a == 1
+                (conn.thing if flavour.name == "sync" else conn)._link.suspect = True
+                shortage = none_free()
+                shortage.__enter__()
+            await asyncio.sleep(MOMENT)
+            shortage.__exit__(None, None, None)
+            await ask(flavour, pool)
+
+    in_a_child(scenario())
+
+
+def test_when_a_process_attaches(flavour: Flavour, database_uri: str) -> None:
+    """It is the first use of an inherited handle: nothing of it is there yet, neither alarm nor seat nor core."""
+    owner = flavour.make(database_uri, 0, 2)
+
+    async def scenario() -> None:
+        owner._state = "started"
+        with none_free():
+            borrower = asyncio.ensure_future(ask(flavour, owner))
+            await asyncio.sleep(MOMENT)
+        await borrower
+        await flavour.stop(owner)
+
+    in_a_child(scenario())
