@@ -12,11 +12,10 @@ from __future__ import annotations
 
 import mmap
 import os
-import sys
 import zlib
 
 from mppool.shared import identity
-from mppool.shared.descriptors import Owned, never_close
+from mppool.shared.descriptors import never_close
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -54,30 +53,6 @@ def reserve(fd: int) -> None:
         os.pwrite(fd, bytes(min(4096, SIZE - offset)), offset)
 
 
-def _mapped(fd: int) -> tuple[mmap.mmap, Owned | None]:
-    """The mapping, and the descriptor that Python keeps for it, before 3.13 always, and does not tell."""
-    if sys.version_info >= (3, 13):
-        return mmap.mmap(fd, SIZE, trackfd=False), None
-    before = _copies_of(fd)
-    mapped = mmap.mmap(fd, SIZE)
-    return mapped, next((Owned(copy) for copy in _copies_of(fd) - before), None)
-
-
-def _copies_of(fd: int) -> set[int]:
-    found = set()
-    try:
-        target = os.readlink(f"/proc/self/fd/{fd}")
-        for name in os.listdir("/proc/self/fd"):
-            try:
-                if os.readlink(f"/proc/self/fd/{name}") == target:
-                    found.add(int(name))
-            except OSError:
-                continue  # closed since the listing
-    except OSError:
-        pass  # this system does not tell
-    return found
-
-
 class Ledger:
     """The mapping, and nothing but cells: ``ledger.cells[ledger.row(3) + IN_USE]``.
 
@@ -86,7 +61,7 @@ class Ledger:
     """
 
     def __init__(self, fd: int) -> None:
-        self._map, self._descriptor = _mapped(fd)
+        self._map = mmap.mmap(fd, SIZE)
         self.cells = memoryview(self._map).cast("q")
 
     @classmethod
@@ -143,12 +118,20 @@ class Ledger:
 
     def close(self) -> None:
         self.cells.release()
-        if self._descriptor is None or self._descriptor.is_ours():
+        if self._is_ours():
             self._map.close()
         else:
-            never_close(self._map)  # it would close the number
+            never_close(self._map)
+
+    def _is_ours(self) -> bool:
+        """Whether the descriptor that Python keeps for the mapping, and would close by its number, is still the one of
+        this file. It does not tell the number, but asks for the size of what it finds there."""
+        try:
+            return self._map.size() == SIZE
+        except OSError:
+            return False
 
     def __del__(self) -> None:
-        descriptor = getattr(self, "_descriptor", None)
-        if descriptor is not None and not self._map.closed and not descriptor.is_ours():
-            never_close(self._map)
+        mapped = getattr(self, "_map", None)
+        if mapped is not None and not mapped.closed and not self._is_ours():
+            never_close(mapped)

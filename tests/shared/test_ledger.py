@@ -188,3 +188,21 @@ def test_cells_survive_their_writers_kill(ledger: Ledger, path: str) -> None:
         assert ledger.facts(0)[0] in values
         assert ledger.facts(0)[1] in values
         ledger.clear(0)
+
+
+def test_a_mapping_does_not_close_what_has_its_number(path: str) -> None:
+    """Python keeps a copy of the descriptor for it. Other code may have closed that, and opened a file."""
+    before = set(os.listdir("/proc/self/fd"))
+    ledger, fd = Ledger.create(path)
+    os.close(fd)
+    (number,) = [int(each) for each in os.listdir("/proc/self/fd") if each not in before and _opens(each)]
+    foreign = os.open(f"{path}-other", os.O_RDWR | os.O_CREAT)
+    os.dup2(foreign, number)
+    ledger.close()
+    assert os.path.samestat(os.fstat(number), os.fstat(foreign)), "it was closed"
+    os.close(number)
+    os.close(foreign)
+
+
+def _opens(number: str) -> bool:
+    return os.path.exists(f"/proc/self/fd/{number}")
