@@ -12,7 +12,6 @@ behind one address, the server's name belongs to it.
 
 from __future__ import annotations
 
-import os
 import socket
 import time
 from collections.abc import Iterable
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mppool import errors
 from mppool.database.driver import drive
+from mppool.database.sockets import lent
 
 if TYPE_CHECKING:
     from mppool.database.link import Link
@@ -105,8 +105,8 @@ def end_of(descriptor: Descriptor | None) -> Place | None:
     if descriptor is None:
         return None
     try:
-        with socket.socket(fileno=os.dup(descriptor[0])) as twin:
-            name = twin.getsockname()
+        with lent(descriptor) as ours:
+            name = ours.getsockname()
     except OSError:
         return None
     return (plain(name[0]), int(name[1])) if isinstance(name, tuple) and len(name) >= 2 else None

@@ -103,12 +103,12 @@ def keep_alive(descriptor: Descriptor) -> None:
     would pass for the server's, which counts the connection still.
     """
     try:
-        with socket.socket(fileno=os.dup(descriptor[0])) as twin:
-            if twin.family in (socket.AF_INET, socket.AF_INET6):
-                twin.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        with lent(descriptor) as ours:
+            if ours.family in (socket.AF_INET, socket.AF_INET6):
+                ours.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
                 for name, value in KEEP_ALIVE:
                     if hasattr(socket, name):
-                        twin.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+                        ours.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
     except OSError:
         pass  # it was closed just now
 
