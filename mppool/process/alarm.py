@@ -19,11 +19,14 @@ class Alarm:
 
     def ring(self) -> None:
         if not self._rung:
-            self._rung = True
             try:
+                self._rung = True
                 os.write(self._write, b"!")
             except OSError:
                 pass  # full: it has been rung; closed: nobody listens any more
+            except BaseException:  # Ctrl-C: the next ring must not take it that this one was heard
+                self._rung = False
+                raise
 
     def hush(self) -> None:
         """Before looking at what there is to do, so that what comes later rings again."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from time import monotonic
 
-from mppool.core.pool import Slot, Waiter
+from mppool.core.pool import Waiter
 from mppool.database.connection import PySQLXEngine
 from mppool.process.handle import STOP_TIMEOUT, Handle
 from mppool.process.lease import Lease
@@ -53,21 +53,24 @@ class TaskLease(Lease):
     __slots__ = ()
 
     async def __aenter__(self) -> PySQLXEngine:
-        face: PySQLXEngine = self._lend(self._at_once() or await self._wait(), PySQLXEngine)
-        return face
+        entered = self._local is None
+        try:
+            if not self._at_once():
+                await self._wait()
+            face: PySQLXEngine = self._lend(PySQLXEngine)
+            return face
+        except BaseException:  # cancelled, or Ctrl-C: nobody will leave the block
+            if entered and self._local is not None:
+                self._local.end(self)
+            raise
 
-    async def _wait(self) -> Slot:
-        timeout, local = self._patience(), self._local
-        waiter = TaskWaiter(monotonic())
-        slot = local.line_up(waiter)
-        if slot is None:
-            try:
-                woken = await waiter.wait(timeout)
-            except BaseException:  # cancelled
-                local.forsake(waiter)
-                raise
-            slot = local.outcome(waiter, None if woken else timeout)
-        return slot
+    async def _wait(self) -> None:
+        local, timeout = self._patience()
+        self.since = monotonic()
+        bell = self._bell = TaskWaiter(self.since)
+        if local.line_up(self) is None:
+            woken = await bell.wait(timeout)
+            local.outcome(self, None if woken else timeout)
 
     async def __aexit__(self, *_: object) -> None:
         self._give_back()

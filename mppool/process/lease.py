@@ -6,47 +6,79 @@ still open is rolled back in the workshop before anybody else gets the connectio
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
-from mppool.core.pool import Slot
+from mppool import errors
+from mppool.core.pool import Slot, Waiter
 
 if TYPE_CHECKING:
     from mppool.process.handle import Handle
     from mppool.process.local import LocalPool
 
 
-class Lease:
-    __slots__ = ("_handle", "_local", "_slot", "_timeout")
+class Lease(Waiter):
+    """It is in its pool's books from the moment a connection is lent to it, and can be entered once."""
 
-    _local: LocalPool
-    _slot: Slot
+    __slots__ = ("_bell", "_face", "_handle", "_local", "_timeout")
+
+    _local: LocalPool | None
+    _bell: Waiter  # of a caller that waits
 
     def __init__(self, handle: Handle, timeout: float | None) -> None:
         self._handle = handle
         self._timeout = timeout
+        self._local = self.slot = self.error = None
+        self._face: Any = None
 
-    def _at_once(self) -> Slot | None:
-        """An idle connection, if there is one."""
+    def _at_once(self) -> bool:
+        """Whether an idle connection could be lent."""
+        if self._local is not None:
+            raise errors.LeaseReusedError(
+                f"pool {self._handle.name!r}: this borrow has been entered before; call connection() for each block"
+            )
         local = self._local = self._handle._local or self._handle._resolve()
-        return local.borrow()
+        return local.borrow(self) is not None
 
-    def _patience(self) -> float:
-        """Seconds to wait for one. The pool may have been stopped and started since it was looked at."""
-        self._local = self._handle._resolve()
-        return self._handle._settings.conn_timeout if self._timeout is None else self._timeout
+    def _patience(self) -> tuple[LocalPool, float]:
+        """Seconds to wait for one, and where. The pool may have been stopped and started since it was looked at."""
+        local = self._local = self._handle._resolve()
+        return local, self._handle._settings.conn_timeout if self._timeout is None else self._timeout
 
-    def _lend(self, slot: Slot, face_class: Any) -> Any:
-        self._slot = slot
-        face = slot.face = face_class.lend(slot.link)
+    def wake(self) -> bool:
+        return self._bell.wake()
+
+    def let_go(self) -> None:
+        if self._face is not None:
+            self._face._take_back()
+
+    def _lend(self, face_class: Any) -> Any:
+        face = self._face = face_class.lend(self.slot.link)  # type: ignore[union-attr]
         return face
 
     def _give_back(self) -> None:
-        slot, local = self._slot, self._local
+        local = self._local
+        assert local is not None
         try:
-            slot.face._take_back()
-            slot.face = None
-            local.give_back(slot)
+            self._face._take_back()
+            local.give_back(self)
         except BaseException:  # Ctrl-C, most likely while another thread had the lock
-            if slot in local.machine.borrowed:
-                local.give_back(slot)
+            local.leave_over(self)
             raise
+
+
+def forgotten(borrowed: dict[Slot, Waiter]) -> list[Lease]:
+    """Leases that nobody but the pool refers to any more: nobody can use their connections, or give them back.
+
+    Python can raise KeyboardInterrupt after the last statement of a ``with`` block and before the first of its
+    ``__exit__``, where nothing can be done about it. Counting references costs a borrow nothing, as a finaliser would.
+    """
+    found: list[Lease] = []
+    for slot in list(borrowed):
+        lease = borrowed[slot]
+        # The books refer to it, ``lease`` and the argument here; to its face it does itself, and the argument.
+        if sys.getrefcount(lease) > 3 or not isinstance(lease, Lease):
+            continue
+        if lease._face is None or sys.getrefcount(lease._face) <= 2:
+            found.append(lease)
+    return found

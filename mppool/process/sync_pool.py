@@ -5,7 +5,7 @@ from __future__ import annotations
 from _thread import allocate_lock
 from time import monotonic
 
-from mppool.core.pool import Slot, Waiter
+from mppool.core.pool import Waiter
 from mppool.database.connection import PySQLXEngineSync
 from mppool.process.handle import Handle
 from mppool.process.lease import Lease
@@ -26,7 +26,10 @@ class ThreadWaiter(Waiter):
         return self._lock.acquire(timeout=min(timeout, 1e8))
 
     def wake(self) -> bool:
-        self._lock.release()
+        try:
+            self._lock.release()
+        except RuntimeError:
+            pass  # it has been woken
         return True
 
 
@@ -36,29 +39,24 @@ class ThreadLease(Lease):
     __slots__ = ()
 
     def __enter__(self) -> PySQLXEngineSync:
-        slot = None
+        entered = self._local is None
         try:
-            slot = self._at_once() or self._wait()
-            face: PySQLXEngineSync = self._lend(slot, PySQLXEngineSync)
+            if not self._at_once():
+                self._wait()
+            face: PySQLXEngineSync = self._lend(PySQLXEngineSync)
             return face
         except BaseException:  # Ctrl-C: nobody will leave the block
-            if slot is not None:
-                self._local.give_back(slot)
+            if entered and self._local is not None:
+                self._local.end(self)
             raise
 
-    def _wait(self) -> Slot:
-        timeout, local = self._patience(), self._local
-        waiter = ThreadWaiter(monotonic())
-        try:
-            slot = local.line_up(waiter)
-            if slot is None:
-                woken = waiter.wait(timeout)
-        except BaseException:  # Ctrl-C, perhaps when it had just lined up
-            local.forsake(waiter)
-            raise
-        if slot is None:
-            slot = local.outcome(waiter, None if woken else timeout)
-        return slot
+    def _wait(self) -> None:
+        local, timeout = self._patience()
+        self.since = monotonic()
+        bell = self._bell = ThreadWaiter(self.since)
+        if local.line_up(self) is None:
+            woken = bell.wait(timeout)
+            local.outcome(self, None if woken else timeout)
 
     def __exit__(self, *_: object) -> None:
         self._give_back()

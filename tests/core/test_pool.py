@@ -56,7 +56,7 @@ class Walk(RuleBasedStateMachine):
 
     @rule()
     def borrow(self) -> None:
-        slot = None if self.vetting else self.machine.borrow()
+        slot = None if self.vetting else self.machine.borrow(Waiter(self.now))
         if slot is not None:
             self.lend(slot)
         elif not self.machine.stopped:
@@ -148,7 +148,7 @@ class Walk(RuleBasedStateMachine):
         machine = self.machine
         idle = set(machine.idle)
         broken = {slot for slot in machine.idle if restarted or data.draw(st.booleans())}
-        assert set(machine.discard(broken | machine.borrowed)) == broken
+        assert set(machine.discard(broken | set(machine.borrowed))) == broken
         assert set(machine.idle) == idle - broken
 
     @rule(now=st.sampled_from([False] * 9 + [True]))  # seldom: nothing happens any more afterwards
@@ -165,10 +165,10 @@ class Walk(RuleBasedStateMachine):
         if not hasattr(self, "machine"):
             return
         machine = self.machine
-        parts = [set(machine.idle), machine.borrowed, machine.opening, machine.tending, machine.closing]
+        parts = [set(machine.idle), set(machine.borrowed), machine.opening, set(machine.tending), set(machine.closing)]
         assert sum(map(len, parts)) == len(machine.slots), "a permit is nowhere, or in two places"
         assert set().union(*parts) == machine.slots
-        assert machine.borrowed == set(self.lent)
+        assert set(machine.borrowed) == set(self.lent)
         assert len(machine.slots) <= self.permits
         assert list(machine.waiters) == self.line, "somebody fell out of the line"
         coming = len(machine.tending) if self.vetting else 0

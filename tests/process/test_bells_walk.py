@@ -139,6 +139,16 @@ SEEN = [  # schedules that once left somebody waiting
         ),
         58114,
     ),
+    # A connection that was being closed when the plan was made was closed before it could be read that others wait.
+    (
+        Script(
+            1,
+            [(1, "borrow"), (0, "back"), (0, "borrow"), (1, "quit"), (1, "quit")],
+            [["quit", "borrow", "back"], ["drop", "back", "borrow", "drop"]],
+            "sqlite",
+        ),
+        639,
+    ),
 ]
 
 
