@@ -154,7 +154,7 @@ class PoolMachine:
             self.shortage.ends(now)
         return True
 
-    def give_back(self, slot: Slot, now: float, limit: int, *, fit: bool, tend: bool) -> Serve | Close | Tend | None:
+    def give_back(self, slot: Slot, now: float, limit: int, fit: bool, tend: bool) -> Serve | Close | Tend | None:
         """A borrower is done. None: the connection lies idle.
 
         Args:
@@ -162,7 +162,9 @@ class PoolMachine:
             fit: whether the connection may be lent again.
             tend: whether it must be checked or reset first.
         """
-        if not fit or self.stopped or now >= slot.expires or len(self.slots) - len(self.closing) > limit:
+        # Few have more slots than they may keep, so the second look is seldom taken.
+        over = len(self.slots) > limit and len(self.slots) - len(self.closing) > limit
+        if over or not fit or self.stopped or now >= slot.expires:
             self.closing[slot] = False
             del self.borrowed[slot]
             return Close(slot)

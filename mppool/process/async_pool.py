@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from time import monotonic
+from typing import Any
 
-from mppool.core.pool import Waiter
+from mppool.core.pool import Slot, Waiter
 from mppool.database.connection import PySQLXEngine
 from mppool.process.handle import STOP_TIMEOUT, Handle
-from mppool.process.lease import Lease
+from mppool.process.lease import Lease, new
 from mppool.settings import wait_seconds
 
 
@@ -53,27 +54,37 @@ class TaskLease(Lease):
     __slots__ = ()
 
     async def __aenter__(self) -> PySQLXEngine:
-        entered = self._local is None
+        if self._local is not None:
+            self._refuse()
         try:
-            if not self._at_once():
-                await self._wait()
-            face: PySQLXEngine = self._lend(PySQLXEngine)
+            local = self._local = self._handle._local or self._handle._resolve()
+            slot = local.borrow(self) or await self._wait()
+            face: PySQLXEngine
+            self._face = face = new(PySQLXEngine)  # what `lend` does, without the call
+            face._link, face._lent = slot.link, True
             return face
-        except BaseException:  # cancelled, or Ctrl-C: nobody will leave the block
-            if entered and self._local is not None:
-                self._local.end(self)
+        except BaseException:
+            self._not_entered()
             raise
 
-    async def _wait(self) -> None:
+    async def _wait(self) -> Slot:
         local, timeout = self._patience()
         self.since = monotonic()
         bell = self._bell = TaskWaiter(self.since)
-        if local.line_up(self) is None:
+        slot = local.line_up(self)
+        if slot is None:
             woken = await bell.wait(timeout)
-            local.outcome(self, None if woken else timeout)
+            slot = local.outcome(self, None if woken else timeout)
+        return slot
 
-    async def __aexit__(self, *_: object) -> None:
-        self._give_back()
+    async def __aexit__(self, kind: object, error: object, trace: object) -> None:
+        local: Any = self._local
+        try:
+            self._face._take_back()
+            local.give_back(self)
+        except BaseException:
+            local.leave_over(self)
+            raise
 
 
 class PySQLXEnginePool(Handle):
@@ -118,7 +129,10 @@ class PySQLXEnginePool(Handle):
         Raises: on entering, PoolTimeoutError, PoolClosedError, TooManyWaitingError; ConnectError when the database
             refuses for good (a wrong password, say); BudgetMismatchError, ManagerUnavailableError at the first use.
         """
-        return TaskLease(self, timeout if timeout is None else wait_seconds("timeout", timeout))
+        lease: TaskLease = new(TaskLease)
+        lease._handle, lease._timeout = self, timeout if timeout is None else wait_seconds("timeout", timeout)
+        lease._local = lease._face = lease.slot = None
+        return lease
 
     async def __aenter__(self) -> PySQLXEnginePool:
         await self.start()

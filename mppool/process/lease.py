@@ -7,7 +7,7 @@ still open is rolled back in the workshop before anybody else gets the connectio
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from mppool import errors
 from mppool.core.pool import Slot, Waiter
@@ -16,33 +16,33 @@ if TYPE_CHECKING:
     from mppool.process.handle import Handle
     from mppool.process.local import LocalPool
 
+new: Any = object.__new__
+
 
 class Lease(Waiter):
-    """It is in its pool's books from the moment a connection is lent to it, and can be entered once."""
+    """It is in its pool's books from the moment a connection is lent to it, and can be entered once.
+
+    Handles make it without ``__init__``, lend and give back in one method each: a call costs a part of a borrow.
+    """
 
     __slots__ = ("_bell", "_face", "_handle", "_local", "_timeout")
 
-    _local: LocalPool | None
+    _handle: Handle
+    _timeout: float | None
+    _local: LocalPool | None  # where; None: it has not been entered
+    _face: Any  # what was lent
     _bell: Waiter  # of a caller that waits
 
-    def __init__(self, handle: Handle, timeout: float | None) -> None:
-        self._handle = handle
-        self._timeout = timeout
-        self._local = self.slot = self.error = None
-        self._face: Any = None
-
-    def _at_once(self) -> bool:
-        """Whether an idle connection could be lent."""
-        if self._local is not None:
-            raise errors.LeaseReusedError(
-                f"pool {self._handle.name!r}: this borrow has been entered before; call connection() for each block"
-            )
-        local = self._local = self._handle._local or self._handle._resolve()
-        return local.borrow(self) is not None
+    def _refuse(self) -> NoReturn:
+        raise errors.LeaseReusedError(
+            f"pool {self._handle.name!r}: this borrow has been entered before; call connection() for each block"
+        )
 
     def _patience(self) -> tuple[LocalPool, float]:
-        """Seconds to wait for one, and where. The pool may have been stopped and started since it was looked at."""
+        """Where to wait for a connection, and for how many seconds. The pool may have been stopped and started since it
+        was looked at."""
         local = self._local = self._handle._resolve()
+        self.error = None
         return local, self._handle._settings.conn_timeout if self._timeout is None else self._timeout
 
     def wake(self) -> bool:
@@ -52,19 +52,10 @@ class Lease(Waiter):
         if self._face is not None:
             self._face._take_back()
 
-    def _lend(self, face_class: Any) -> Any:
-        face = self._face = face_class.lend(self.slot.link)  # type: ignore[union-attr]
-        return face
-
-    def _give_back(self) -> None:
-        local = self._local
-        assert local is not None
-        try:
-            self._face._take_back()
-            local.give_back(self)
-        except BaseException:  # Ctrl-C, most likely while another thread had the lock
-            local.leave_over(self)
-            raise
+    def _not_entered(self) -> None:
+        """The borrow failed, or was cancelled or interrupted: nobody will leave the block."""
+        if self._local is not None:
+            self._local.end(self)
 
 
 def forgotten(borrowed: dict[Slot, Waiter]) -> list[Lease]:

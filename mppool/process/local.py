@@ -57,8 +57,6 @@ class Step:
         pool = self._pool
         pool.amid = kind is not None
         pool.lock.release()
-        if pool.over:
-            pool.settle()
 
 
 class LocalPool:
@@ -146,12 +144,6 @@ class LocalPool:
         self.agent.wake()  # it wakes, begins and rings, as that step's caller should have
         self.amid = False
 
-    def settle(self) -> None:
-        """See to the callers whose borrow has ended in the meantime. Not amid a step."""
-        for caller in list(self.over):
-            self._take_back(caller)
-            self.over.pop(caller, None)
-
     def call_up(self) -> None:
         """Wake those who have been served or failed. Without the lock."""
         called = self.machine.called
@@ -166,20 +158,29 @@ class LocalPool:
         """Lend an idle connection, at once; None: line up. Raises: ReentrantBorrowError."""
         if self.amid:
             self._refuse_amid()
-        machine = self.machine
-        with self.lock:
+        lock, machine = self.lock, self.machine
+        try:
+            lock.acquire()  # half as dear as ``with``
             if self.amid:
                 self.mend()
             if not machine.idle or self.vetting:
-                return None
-            self.amid = True
-            slot = machine.borrow(caller)
-            self.borrows += 1
-            self.row.publish_lent(machine)
-            self.amid = False
-        if self.over:
-            self.settle()
+                slot = None
+            else:
+                self.amid = True
+                slot = machine.borrow(caller)
+                self.borrows += 1
+                self.row.publish_lent(machine)
+                self.amid = False
+            lock.release()
+        except BaseException:
+            self._leave_lock()
+            raise
         return slot
+
+    def _leave_lock(self) -> None:
+        """After an exception that may have come before the lock was acquired, or after it was released."""
+        if self.lock._is_owned():  # type: ignore[attr-defined]
+            self.lock.release()
 
     def _refuse_amid(self) -> None:
         if self.is_amid():
@@ -234,8 +235,6 @@ class LocalPool:
             self.agent.ring()
         if tend is not None or (lacking and not listening):
             self.agent.wake()
-        if self.over:
-            self.settle()
         return slot
 
     def outcome(self, caller: Waiter, waited: float | None) -> Slot:
@@ -266,8 +265,6 @@ class LocalPool:
             self.amid = False
         if given_up:
             self.agent.ring()
-        if self.over:
-            self.settle()
         return left
 
     def give_back(self, caller: Waiter) -> None:
@@ -275,35 +272,34 @@ class LocalPool:
         if self.amid and self.is_amid():
             self.leave_over(caller)
             return
-        action, ring, left_open = None, False, False
-        with self.lock:
+        lock, machine, row = self.lock, self.machine, self.row
+        slot: Any = caller.slot
+        action, ring = None, False
+        try:
+            lock.acquire()
             if self.amid:
                 self.mend()
-            self.amid = True
-            if self.machine.borrowed.get(caller.slot) is caller:  # type: ignore[arg-type]
-                action, ring, left_open = self._home(caller.slot)  # type: ignore[arg-type]
-            self.amid = False
-        self.follow(action, ring)
-        if left_open:
-            self._left_open()
-        if self.over:
-            self.settle()
-
-    def _home(self, slot: Slot) -> tuple[Serve | Close | Tend | None, bool, bool]:
-        """A connection comes back; what `follow` is told then, and whether a transaction was left open. In a step."""
-        link, machine = slot.link, self.machine
-        left_open = link.in_transaction
-        action = machine.give_back(
-            slot,
-            monotonic(),
-            self.row.limit,
-            fit=not link.doubtful,
-            tend=left_open or link.suspect or self._tending,
-        )
-        if action is None:
-            return None, self.row.publish_idle(machine), False
-        self.publish()
-        return action, False, left_open
+            if machine.borrowed.get(slot) is caller:
+                self.amid = True
+                link = slot.link
+                left_open = link.in_transaction
+                tend = left_open or link.suspect or self._tending
+                action = machine.give_back(slot, monotonic(), row.cells[row.at_limit], not link.doubtful, tend)
+                if action is None:
+                    ring = row.publish_idle(machine)
+                else:
+                    row.publish(machine)
+                self.amid = False
+            lock.release()
+        except BaseException:
+            self._leave_lock()
+            raise
+        if ring:
+            self.agent.ring()  # others wait, and here a connection lies idle
+        if action is not None:
+            self.follow(action, False)
+            if left_open:
+                self._left_open()
 
     def follow(self, action: Serve | Close | Tend | None, ring: bool, wake: bool = False) -> None:
         """After a step: do what the machine said.
@@ -331,29 +327,23 @@ class LocalPool:
     def end(self, caller: Waiter) -> None:
         """A caller will use no connection any more, whether it waits, has been served or has failed: what it has goes
         to the next. Told so twice, it is so once."""
-        self.over[caller] = None
-        if self.is_amid():
+        try:
+            self.over[caller] = None
+            if not self.is_amid():
+                self.settle()
+                return
+        except BaseException:  # Ctrl-C, while we see to an earlier one, or to a timeout
             self.leave_over(caller)
-        else:
-            self.settle()
+            raise
+        self.leave_over(caller)
 
-    def _take_back(self, caller: Waiter) -> None:
-        caller.let_go()
-        action, left_open, machine = None, False, self.machine
-        with self.lock:
-            if self.amid:
-                self.mend()
-            self.amid = True
-            ring = False
-            if machine.step_out(caller, monotonic()):
-                self.row.publish_line(machine)
-                ring = self.row.given_up(machine)
-            elif machine.borrowed.get(caller.slot) is caller:  # type: ignore[arg-type]
-                action, ring, left_open = self._home(caller.slot)  # type: ignore[arg-type]
-            self.amid = False
-        self.follow(action, ring)
-        if left_open:
-            self._left_open()
+    def settle(self) -> None:
+        """See to the callers whose borrow has ended in the meantime. Not amid a step."""
+        for caller in list(self.over):
+            caller.let_go()
+            if not self.step_out(caller):
+                self.give_back(caller)
+            self.over.pop(caller, None)
 
     def _left_open(self) -> None:
         """A borrower left a transaction open: name it. The connection is reset before anybody else gets it."""

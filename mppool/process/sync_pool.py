@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from _thread import allocate_lock
 from time import monotonic
+from typing import Any
 
-from mppool.core.pool import Waiter
+from mppool.core.pool import Slot, Waiter
 from mppool.database.connection import PySQLXEngineSync
 from mppool.process.handle import Handle
-from mppool.process.lease import Lease
+from mppool.process.lease import Lease, new
 from mppool.settings import wait_seconds
 
 
@@ -39,27 +40,37 @@ class ThreadLease(Lease):
     __slots__ = ()
 
     def __enter__(self) -> PySQLXEngineSync:
-        entered = self._local is None
+        if self._local is not None:
+            self._refuse()
         try:
-            if not self._at_once():
-                self._wait()
-            face: PySQLXEngineSync = self._lend(PySQLXEngineSync)
+            local = self._local = self._handle._local or self._handle._resolve()
+            slot = local.borrow(self) or self._wait()
+            face: PySQLXEngineSync
+            self._face = face = new(PySQLXEngineSync)  # what `lend` does, without the call
+            face._link, face._lent = slot.link, True
             return face
-        except BaseException:  # Ctrl-C: nobody will leave the block
-            if entered and self._local is not None:
-                self._local.end(self)
+        except BaseException:
+            self._not_entered()
             raise
 
-    def _wait(self) -> None:
+    def _wait(self) -> Slot:
         local, timeout = self._patience()
         self.since = monotonic()
         bell = self._bell = ThreadWaiter(self.since)
-        if local.line_up(self) is None:
+        slot = local.line_up(self)
+        if slot is None:
             woken = bell.wait(timeout)
-            local.outcome(self, None if woken else timeout)
+            slot = local.outcome(self, None if woken else timeout)
+        return slot
 
-    def __exit__(self, *_: object) -> None:
-        self._give_back()
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        local: Any = self._local
+        try:
+            self._face._take_back()
+            local.give_back(self)
+        except BaseException:
+            local.leave_over(self)
+            raise
 
 
 class PySQLXEnginePoolSync(Handle):
@@ -126,7 +137,10 @@ class PySQLXEnginePoolSync(Handle):
         Raises: on entering, PoolTimeoutError, PoolClosedError, TooManyWaitingError; ConnectError when the database
             refuses for good (a wrong password, say); BudgetMismatchError, ManagerUnavailableError at the first use.
         """
-        return ThreadLease(self, timeout if timeout is None else wait_seconds("timeout", timeout))
+        lease: ThreadLease = new(ThreadLease)
+        lease._handle, lease._timeout = self, timeout if timeout is None else wait_seconds("timeout", timeout)
+        lease._local = lease._face = lease.slot = None
+        return lease
 
     def __enter__(self) -> PySQLXEnginePoolSync:
         self.start()

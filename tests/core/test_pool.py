@@ -79,7 +79,7 @@ class Walk(RuleBasedStateMachine):
     def give_back(self, data: st.DataObject, fit: bool, tend: bool) -> None:
         slot = data.draw(st.sampled_from(list(self.lent)))
         del self.lent[slot]
-        action = self.machine.give_back(slot, self.now, self.limit, fit=fit, tend=tend or self.vetting)
+        action = self.machine.give_back(slot, self.now, self.limit, fit, tend or self.vetting)
         if not fit or self.now >= slot.expires:
             assert isinstance(action, Close)
         self.do(action)
@@ -220,8 +220,8 @@ class IdlesWhileSomebodyWaits(PoolMachine):
 
 
 class LendsTheUnfit(PoolMachine):
-    def give_back(self, slot: Slot, now: float, limit: int, *, fit: bool, tend: bool) -> Serve | Close | Tend | None:
-        return super().give_back(slot, now, limit, fit=True, tend=tend)
+    def give_back(self, slot: Slot, now: float, limit: int, fit: bool, tend: bool) -> Serve | Close | Tend | None:
+        return super().give_back(slot, now, limit, True, tend)
 
 
 class LosesPermits(PoolMachine):

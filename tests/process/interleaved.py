@@ -26,6 +26,7 @@ from mppool.manager.treasury import Treasury
 from mppool.process import agent as agent_module
 from mppool.process import gate as gate_module
 from mppool.process import local as local_module
+from mppool.process import row as row_module
 from mppool.process import workshop as workshop_module
 from mppool.process.local import LocalPool
 from mppool.settings import BudgetSettings, PoolSettings
@@ -545,6 +546,7 @@ def world_of(seed: int, max_size: int, processes: int, provider: str) -> Iterato
         patch.setattr(agent_module, "selectors", chosen)
         for module in (agent_module, local_module, workshop_module):
             patch.setattr(module, "monotonic", world.monotonic)
+        patch.setattr(row_module, "monotonic_ns", lambda: int(world.monotonic() * 1e9))
         patch.setattr(local_module, "threading", SimpleNamespace(RLock=lambda: Lock(world)))
         started = SimpleNamespace(Thread=lambda target, **options: Thread(world, target))
         patch.setattr(agent_module, "threading", started)
