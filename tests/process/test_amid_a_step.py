@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 
 from mppool import PoolManager, errors
+from mppool.process import agent
 from mppool.shared import ledger
 from tests.live.crowd import ends
 from tests.waiting import forked, until
@@ -115,6 +116,7 @@ class Scene:
         self.kept: list[Any] = []  # generators, each inside a ``with`` block of its own
         self.others: list[threading.Thread] = []
         self.take_all()
+        agent.FORGOTTEN = 0.01
         ledger.ROWS = 4  # this process reads no more of them, or a trace of that would take minutes
 
     @property
@@ -290,6 +292,7 @@ def everywhere(uri: str, act: Any, blow: Callable[[Scene], None]) -> None:
         else:
             act(scene)
 
+    gc.freeze()  # what pytest has is not looked through again and again
     with PoolManager(uri, PERMITS) as manager:
         scene = Scene(manager, uri)
         scene.judge()
