@@ -41,6 +41,7 @@ __all__ = [
 
 
 NOTHING = "nothing"  # the type of a parameter that is missing
+NOWHERE = "nowhere"  # and what one is to become that the statement has no place for
 
 
 def _render(kind: str, code: str, message: str, **more: Any) -> str:
@@ -157,12 +158,13 @@ class ParameterInvalidValueError(TypeError):
         self.typ_from, self.typ_to, self.details = typ_from, typ_to, details
 
     def __str__(self) -> str:
-        message = (
-            f"parameter '{self.field}' is missing"
-            if self.typ_from == NOTHING
-            else f"parameter '{self.field}': {self.provider} cannot take this value of type '{self.typ_from}' "
-            f"as '{self.typ_to}'"
-        )
+        if self.typ_from == NOTHING:
+            message = f"parameter '{self.field}' is missing"
+        elif self.typ_to == NOWHERE:
+            message = f"parameter '{self.field}' is not in the statement"
+        else:
+            what = f"{self.provider} cannot take this value of type '{self.typ_from}' as '{self.typ_to}'"
+            message = f"parameter '{self.field}': {what}"
         return _render("ParameterInvalidError", self.code, message, details=self.details)
 
 

@@ -93,6 +93,11 @@ class Proxy:
         """End all connections on both sides, with a "reset" or an "end" of file; how many there were."""
         return int(self._ask("cut", how))
 
+    def silence(self) -> int:
+        """From now on nothing passes on the connections that there are, in neither direction, and neither side hears of
+        the other's end; new ones pass. How many there were."""
+        return int(self._ask("silence"))
+
     def seen(self) -> Seen:
         found: Seen = self._ask("seen")
         return found
@@ -173,6 +178,12 @@ class _Switch:
             line.end(how == "reset")
         return len(lines)
 
+    async def silence(self) -> int:
+        lines = list(self.lines)
+        for line in lines:
+            line.silent = True
+        return len(lines)
+
     async def seen(self) -> Seen:
         self.counts.open = len(self.lines)
         return self.counts
@@ -206,6 +217,8 @@ class _Line:
         self._writers = [writer]
         self._connecting = True
         self._tail = b""
+        self._over = asyncio.Event()
+        self.silent = False
 
     async def run(self) -> None:
         switch = self._switch
@@ -247,7 +260,7 @@ class _Line:
 
     async def _pump(self, source: asyncio.StreamReader, target: asyncio.StreamWriter, from_server: bool) -> None:
         switch = self._switch
-        while chunk := await source.read(65536):
+        while chunk := await self._heard(source):
             await switch.flow.wait()
             if from_server:
                 await asyncio.sleep(switch.pause)
@@ -258,6 +271,13 @@ class _Line:
                     chunk = self._corrupted(chunk)
             target.write(chunk)
             await target.drain()
+
+    async def _heard(self, source: asyncio.StreamReader) -> bytes:
+        chunk = await source.read(65536)
+        if self.silent:
+            await self._over.wait()
+            return b""
+        return chunk
 
     def _completes(self, chunk: bytes) -> bool:
         """Whether the server says with this that the client is in."""
@@ -278,6 +298,7 @@ class _Line:
             self._switch.counts.connecting -= 1
 
     def end(self, with_a_reset: bool) -> None:
+        self._over.set()
         for writer in self._writers:
             if with_a_reset and not writer.is_closing():
                 sock = writer.get_extra_info("socket")

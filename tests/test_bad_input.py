@@ -99,7 +99,8 @@ def test_a_misspelt_parameter_is_refused_by_the_public_name(flavour: Flavour) ->
         maker()
     manager = PoolManager(GOOD, 2)
     for make in (manager.pool, manager.async_pool):
-        with pytest.raises(TypeError, match=r"^PoolManager\.pool has no parameter 'keep_alife': did you mean"):
+        name = make.__name__
+        with pytest.raises(TypeError, match=rf"^PoolManager\.{name} has no parameter 'keep_alife': did you mean"):
             make(keep_alife=3)
 
 

@@ -20,6 +20,7 @@ class Account:
         limit: permits the member must come down to at the next give-back, idle or not.
         changed_at: when ``credit`` last changed.
         asked_at: since when idle connections have been asked of this member without an answer; 0: they are not.
+        asks_at: not before then may it ask for others' connections again: others had their turn to ask.
         frozen: nobody speaks for it just now: all it has counts as used, and nothing is asked of it or given to it.
 
         held: permits the member has taken from its semaphore.
@@ -36,6 +37,7 @@ class Account:
 
     __slots__ = (
         "asked_at",
+        "asks_at",
         "changed_at",
         "closing",
         "cost",
@@ -56,7 +58,7 @@ class Account:
     def __init__(self, now: float) -> None:
         self.credit = self.target = self.limit = 0
         self.changed_at = now
-        self.asked_at = 0.0
+        self.asked_at = self.asks_at = 0.0
         self.frozen = False
         self.held = self.in_use = self.moving = self.closing = self.waiting = self.warm = 0
         self.since = self.ripe_at = self.idle_since = self.cost = 0.0

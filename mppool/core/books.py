@@ -7,10 +7,12 @@ The policy. C is what a reconnect costs: the least time of an open that any memb
             of the speed while nobody waits, and starts again when a permit comes. A member with none asks at once.
     give    The connection that has been idle longest goes first, once idle for C; a member's last one once idle for
             8 C, or for C if the taker has none.
-    fair    The rest comes from those in use, max-min fair: from the member with most, while it has two more than the
-            taker. Among more members than permits, each keeps its only one for 8 C.
+    fair    The rest comes from those in use, for members with none, and for those that have asked for 8 C: a line that
+            is there for a moment is not worth the line it would make elsewhere. It is max-min fair: from the member
+            with most, while it has two more than the taker. Among more members than permits, each keeps its only one
+            for 8 C.
     bounded A move costs the taker a reconnect. All moves together may cost half of the processors, and those for
-            members that have a connection already a quarter of one processor.
+            members that have a connection already half of one processor.
 
 Facts may be stale by the time they are read: a plan built on them may move a permit late or in vain, never make one.
 What a plan costs depends on what has changed and on what it orders, and not on the number of members: a member is read
@@ -47,13 +49,13 @@ if TYPE_CHECKING:
 
 
 LAST = 8  # times C that a member's last connection must be idle before it goes to a member that has one
-TURN = 8  # times C that a member keeps its only permit while another has none
+TURN = 8  # times C that a member keeps its only permit while another has none, or those in use while another has fewer
 LEAST_TURN = 0.002  # seconds; and where a reconnect costs next to nothing, or has never been measured
 CHEAPEST, DEAREST = 0.0002, 0.1  # seconds: C as far as the policy goes by it
 LEAST_LOOK = 0.001  # seconds between looks at everybody's idle connections
 DEAF = 4  # looks that an order to close idle connections is counted on; a stopped process does not follow it
 ASKERS = 8  # members with a connection that may ask for more at a time; they take turns if there are others
-RICH = 0.25  # processors that may be spent on moves for members that have a connection already
+RICH = 0.5  # processors that may be spent on moves for members that have a connection already
 
 
 class Plan:
@@ -137,7 +139,7 @@ class Books:
         self._idle: list[tuple[float, int]] = []  # who has idle connections, as of the last look
         self._look_at = self._measure_at = 0.0
         self._moves = Tokens(max(0.5, processors / 2), max(4, max_size // 2))
-        self._rich_moves = Tokens(RICH, max(4, max_size // 4))
+        self._rich_moves = Tokens(RICH, max(4, max_size // 8))
 
     # -- members come, report and go -------------------------------------------------------------------------
 
@@ -238,28 +240,39 @@ class Books:
 
     def _ripe_at(self, account: Account) -> float:
         """When a member may ask for others' connections: not in the same breath with a permit that it has just got."""
-        return max(account.ripe_at, account.changed_at + self.cost)
+        return max(account.ripe_at, account.changed_at + self.cost, account.asks_at)
 
     # -- planning --------------------------------------------------------------------------------------------
 
     def plan(self, now: float) -> Plan:
         """Reconcile what members have with what they want."""
         plan = Plan()
-        before, self._ordered = self._ordered, set()
+        before = self._withdraw()
         for member in before:
             self.hear(member)
-            account = self.accounts[member]
-            account.target = account.limit = account.credit
         self._grant(plan, now)
         if self.shortage or self.accounts.free < 0:
             self._call_back(plan, now)
-        else:
+        if not self.shortage and self.accounts.free >= 0:
+            # Those that wanted something may have given up meanwhile. Nobody tells of a permit that is called back
+            # for nobody, and its member would leave it alone.
+            for member in self._withdraw():
+                self.accounts[member].asked_at = 0.0
+            plan.recalls.clear()
             self._warm(plan, now)
             self._searched = self.telling = False
             self._ripening.clear()
         for member in before - self._ordered:
             self.accounts[member].asked_at = 0.0
         return plan
+
+    def _withdraw(self) -> set[int]:
+        """Take all orders back; the members that had some."""
+        before, self._ordered = self._ordered, set()
+        for member in before:
+            account = self.accounts[member]
+            account.target = account.limit = account.credit
+        return before
 
     def recalled(self, member: int, permits: int, now: float) -> None:
         """So many permits really were on the member's semaphore and have been taken off it."""
@@ -406,7 +419,9 @@ class Books:
         if now < self._asking[member] + self.cost:
             return False
         del self._asking[member]
-        heappush(self._ripening, (now + self.cost, member))
+        account = self.accounts[member]
+        account.asks_at = now + self.cost
+        self._ripen(member, account)
         return True
 
     def search_again(self) -> bool:
@@ -485,7 +500,7 @@ class Books:
         if richest is None or self.accounts[richest].credit < self.STEP:
             self._take_turns(plan, min(most, len(self._poor) - coming), now)
             return
-        takers = self._takers(coming + most, list(self._asking))
+        takers = self._takers(coming + most, self._in_need(plan, now))
         heapify(takers)
         givers: list[tuple[int, int, int]] = []
         for place, member in enumerate(self.accounts.richest()):
@@ -508,6 +523,11 @@ class Books:
                 heapreplace(givers, (negative + 1, place, giver))
             if extra > 1:
                 heappush(takers, (has + 1, since, taker, extra - 1))
+
+    def _in_need(self, plan: Plan, now: float) -> list[int]:
+        """Members that have asked for idle connections for so long that they may have some that are in use."""
+        wait = (TURN - 1) * self.cost
+        return [member for member in self._asking if plan.due(now, self.accounts[member].ripe_at + wait)]
 
     def _take_turns(self, plan: Plan, most: int, now: float) -> None:
         """More members than permits: those that have had their only one longest pass it on, up to so many."""

@@ -32,14 +32,15 @@ class Slot:
 
 class Waiter:
     """A caller. In line, served or an idle connection lent: ``slot`` is set. Failed: ``error`` is set. Only under the
-    pool's lock."""
+    pool's lock. ``broken``: an exception has ended its borrow."""
 
-    __slots__ = ("error", "since", "slot")
+    __slots__ = ("broken", "error", "since", "slot")
 
     def __init__(self, since: float) -> None:
         self.since = since
         self.slot: Slot | None = None
         self.error: BaseException | None = None
+        self.broken: object = None
 
     def wake(self) -> bool:
         """Tell the caller to look; False: it can no longer be told. Called without the lock, perhaps more than once."""
@@ -47,6 +48,9 @@ class Waiter:
 
     def let_go(self) -> None:
         """What was borrowed is of no more use to the caller."""
+
+    def leave_to_parent(self) -> None:
+        """In a forked child: what was borrowed is the parent's."""
 
 
 class Shortage:
@@ -122,10 +126,12 @@ class PoolMachine:
         self.opening: set[Slot] = set()
         self.tending: dict[Slot, bool] = {}  # and whether somebody has begun with it
         self.closing: dict[Slot, bool] = {}  # the same
+        self.lost: set[Slot] = set()  # those of the borrowed that only the server still has in use, lent to `_nobody`
         self.waiters: OrderedDict[Waiter, None] = OrderedDict()
         self.called: dict[Waiter, None] = {}  # served or failed, and perhaps not woken yet
         self.shortage = Shortage()
         self.stopped = False
+        self._nobody = Waiter(0.0)
 
     # -- callers ---------------------------------------------------------------------------------------------
 
@@ -223,6 +229,9 @@ class PoolMachine:
 
     def mend(self, now: float) -> None:
         """A step was broken off: make whole what it left. A slot in two places is where the step was to take it."""
+        for slot in self.lost:
+            self.borrowed[slot] = self._nobody
+            self.closing.pop(slot, None)
         for slot in list(self.slots):
             leaves = slot in self.closing or slot in self.tending
             if leaves and slot in self.idle:
@@ -271,9 +280,20 @@ class PoolMachine:
             return Close(slot)
         return self._offer(slot, now)
 
+    def lose(self, slot: Slot) -> None:
+        """The server does not end a connection that is being closed: its permit is in use, and not about to be free."""
+        if slot in self.closing:
+            self.lost.add(slot)
+            self.borrowed[slot] = self._nobody
+            del self.closing[slot]
+
     def closed(self, slot: Slot) -> None:
         """The connection is gone: the permit can go back."""
-        del self.closing[slot]
+        if slot in self.lost:
+            del self.borrowed[slot]
+            self.lost.remove(slot)
+        else:
+            del self.closing[slot]
         self.slots.remove(slot)
 
     # -- upkeep ----------------------------------------------------------------------------------------------
@@ -282,6 +302,16 @@ class PoolMachine:
     def demand(self) -> int:
         """Connections that callers of this process use or wait for."""
         return len(self.borrowed) + len(self.waiters)
+
+    @property
+    def lent(self) -> int:
+        """Connections that callers have."""
+        return len(self.borrowed) - len(self.lost)
+
+    @property
+    def serves(self) -> bool:
+        """Whether there is a connection that a caller in line may come to have."""
+        return bool(self.idle or self.tending or self.lent)
 
     def to_open(self) -> int:
         """Connections to open if permits can be had: for callers in line, else up to ``min_size``."""

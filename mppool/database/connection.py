@@ -51,6 +51,10 @@ class _NoLink:
 _NEVER: Any = _NoLink("not connected to the database: call connect() first")
 _CLOSED: Any = _NoLink("the connection was closed")
 _RETURNED: Any = _NoLink("the connection was given back to its pool")
+_PARENTS: Any = _NoLink(
+    "the connection belongs to the process that this one was forked from, inside the block that had borrowed it: "
+    "borrow one here, with pool.connection()"
+)
 
 
 class _Face:
@@ -86,9 +90,18 @@ class _Face:
     def _take_back(self) -> None:
         self._link = _RETURNED
 
+    def _leave_to_parent(self) -> None:
+        self._link = _PARENTS
+
     @property
     def uri(self) -> str:
-        """The uri as the driver takes it, password included."""
+        """The uri as the driver takes it, password included.
+
+        Raises:
+            NotConnectedError: it was a pool's connection, and was given back.
+        """
+        if self._lent and isinstance(self._link, _NoLink):
+            raise errors.NotConnectedError(self._link.reason)
         return str(self._link.database.uri if self._lent else self._database.uri)
 
     @property
@@ -151,6 +164,9 @@ class PySQLXEngineSync(_Face):
     """A connection whose calls block the calling thread, and only that one."""
 
     __slots__ = ()
+
+    def __init__(self, uri: str) -> None:  # here, so that Python's own errors say the class's name
+        super().__init__(uri)
 
     def connect(self) -> None:
         """Open the connection.
@@ -320,6 +336,9 @@ class PySQLXEngine(_Face):
     """A connection whose calls are awaited, on asyncio or uvloop."""
 
     __slots__ = ()
+
+    def __init__(self, uri: str) -> None:  # here, so that Python's own errors say the class's name
+        super().__init__(uri)
 
     async def _run(self, coroutine: Coroutine[Any, Any, T], timeout: float | None = None) -> T:
         try:

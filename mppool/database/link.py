@@ -23,6 +23,7 @@ from mppool.database.uris import scrub
 from mppool.database.verdicts import Verdict, is_panic, judge
 
 if TYPE_CHECKING:
+    from mppool.database.backends import Name
     from mppool.database.core import Core
     from mppool.uri import Database
 
@@ -69,6 +70,8 @@ class Link:
         busy: calls in flight.
         conn: the core's connection; None once closed.
         reason: what a caller is told when ``conn`` is None.
+        since: monotonic time when it had been opened.
+        name: what the server calls it, where it does not see the address and port that we have here.
     """
 
     __slots__ = (
@@ -80,9 +83,11 @@ class Link:
         "doubtful",
         "failed",
         "in_transaction",
+        "name",
         "provider",
         "reason",
         "savepoints",
+        "since",
         "socket",
         "suspect",
         "twin",
@@ -104,6 +109,8 @@ class Link:
         self.unclear = False
         self.busy = 0
         self.reason = CLOSED
+        self.since = time.monotonic()
+        self.name: Name | None = None
         self.socket: sockets.Descriptor | None = None
         self.twin: sockets.Twin | None = None
         core_module.process.links.add(self)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from mppool import errors
 from mppool.database import core as core_module
 from mppool.database import sockets
+from mppool.database.backends import introduce
 from mppool.database.driver import drive
 from mppool.database.link import Link
 from mppool.database.reasons import connect_error, explained
@@ -29,12 +30,6 @@ if TYPE_CHECKING:
     from mppool.database.core import Core
 
 __all__ = ["one_by_one", "open_link", "opening"]
-
-# The client's port as the server sees it; no row or no port when it is not TCP, or not ours behind a proxy.
-_SEEN_FROM = {
-    "postgresql": "SELECT CAST(inet_client_port() AS text) AS place",
-    "mysql": "SELECT host AS place FROM information_schema.processlist WHERE id = connection_id()",
-}
 
 
 async def opening(database: Database, connect_timeout: float = 5.0, sqlite_connections: int = 0) -> Link:
@@ -67,6 +62,8 @@ async def opening(database: Database, connect_timeout: float = 5.0, sqlite_conne
     link = Link(core, conn, database)
     if database.provider != "sqlite":
         await _find_socket(link, sockets_before)
+        if link.socket is not None:
+            sockets.keep_alive(link.socket)
         if link.suspect or link.doubtful:
             link.drop(settled=True)
             message = "the server ended the connection as soon as it was open"
@@ -104,16 +101,22 @@ def one_by_one(database: Database) -> bool:
 
 async def _find_socket(link: Link, before: set[sockets.Descriptor]) -> None:
     key = link.database.key
-    found = _claim(link, before, None)
-    if link.provider not in _SEEN_FROM or (found == 1 and key in _asked):
+    alone = _claim(link, before, None) == 1
+    port = sockets.local_port(link.socket) if alone and link.socket is not None else None
+    if alone and key in _asked and (key in _seeing or port is None):
         return
-    port = await _port_seen(link)
-    if found == 1 and link.socket is not None:
+    known = await introduce(link)
+    if known is None:
+        return
+    name, (_, seen) = known
+    if alone:
         _asked.add(key)
-        if port is not None and port == sockets.local_port(link.socket):
+        if port is not None and port == seen:
             _seeing.add(key)
-    elif port is not None:
-        _claim(link, before, port)
+    elif seen:
+        _claim(link, before, seen)
+    if key not in _seeing:
+        link.name = name
 
 
 def _claim(link: Link, before: set[sockets.Descriptor], port: int | None) -> int:
@@ -127,16 +130,6 @@ def _claim(link: Link, before: set[sockets.Descriptor], port: int | None) -> int
             link.socket = free.pop()
             return 1
         return len(free)
-
-
-async def _port_seen(link: Link) -> int | None:
-    try:
-        response = await link.call("query_typed", link.statement(_SEEN_FROM[link.provider]))
-        place = str(response.get_first()["place"]) if len(response) else ""
-    except (errors.PySQLXError, errors.NotConnectedError):
-        return None  # a server that does not answer this; the first call will show what is wrong with it
-    port = place.rpartition(":")[2]
-    return int(port) if port.isdigit() else None
 
 
 def open_link(database: Database, *, connect_timeout: float = 5.0, sqlite_connections: int = 0) -> Link:

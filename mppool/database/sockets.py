@@ -17,7 +17,7 @@ import sys
 from collections.abc import Iterable
 from time import monotonic
 
-__all__ = ["Endings", "Twin", "Watch", "is_open", "local_port", "shut_down"]
+__all__ = ["Endings", "Twin", "Watch", "is_open", "keep_alive", "local_port", "shut_down"]
 
 _WATCHED = re.compile(r"tfd:\s*(\d+)\s+events:\s*([0-9a-f]+).*?ino:\s*([0-9a-f]+)")
 _EDGE_TRIGGERED = 1 << 31  # the core's runtime asks for it, asyncio and uvloop do not
@@ -78,6 +78,30 @@ def local_port(descriptor: Descriptor) -> int | None:
     except OSError:
         return None
     return name[1] if isinstance(name, tuple) and len(name) >= 2 else None
+
+
+KEEP_ALIVE = (  # seconds until a probe on a connection that nobody uses, and then from one to the next; how many
+    ("TCP_KEEPIDLE", 60),
+    ("TCP_KEEPINTVL", 60),
+    ("TCP_KEEPCNT", 120),
+)
+
+
+def keep_alive(descriptor: Descriptor) -> None:
+    """Have the kernel say something now and then on an idle connection, so that no firewall forgets it.
+
+    So many probes may stay without an answer that the kernel gives a connection up as late as it would have: its word
+    would pass for the server's, which counts the connection still.
+    """
+    try:
+        with socket.socket(fileno=os.dup(descriptor[0])) as twin:
+            if twin.family in (socket.AF_INET, socket.AF_INET6):
+                twin.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+                for name, value in KEEP_ALIVE:
+                    if hasattr(socket, name):
+                        twin.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+    except OSError:
+        pass  # it was closed just now
 
 
 class Twin:

@@ -352,7 +352,7 @@ def check_names(provider: str, parsed: Parsed, parameters: dict[str, Any]) -> No
                 raise TypeError(f"the keys of parameters must be str, not {type(name).__name__}")
             details = f"the statement has no placeholder :{name}"
             typ = type(value).__name__
-            raise errors.ParameterInvalidValueError(name, provider, typ, "parameter", details)
+            raise errors.ParameterInvalidValueError(name, provider, typ, errors.NOWHERE, details)
     missing = next(name for name in parsed.names if name not in parameters)
     details = f"the statement has :{missing}, and parameters has no such key"
     raise errors.ParameterInvalidValueError(missing, provider, errors.NOTHING, "parameter", details)

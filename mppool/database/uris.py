@@ -14,6 +14,9 @@ __all__ = ["refuses_looking", "scrub", "verifies", "with_defaults"]
 
 LOOK = "client_connection_check_interval"  # PostgreSQL 14: how often it looks for its client during a statement
 LOOK_EVERY = 100  # milliseconds; a look is one system call
+# Seconds until it probes a client that says nothing, and from one probe to the next; and how many. Without an answer
+# it ends the connection, which otherwise counts there for two hours.
+PROBES = {"tcp_keepalives_idle": 30, "tcp_keepalives_interval": 5, "tcp_keepalives_count": 3}
 
 
 def verifies(database: Database) -> bool:
@@ -25,7 +28,7 @@ def verifies(database: Database) -> bool:
 
 def with_defaults(database: Database, connect_timeout: float, looked_after: bool = True) -> str:
     """The uri with what the user left open: a bound on connecting, no second connection on MySQL, and, where
-    ``looked_after``, a PostgreSQL server that ends the statement of a client that is gone."""
+    ``looked_after``, a PostgreSQL server that ends the statement of a client that is gone, and its connection."""
     if database.provider not in ("postgresql", "mysql"):
         return database.uri
     uri: str = database.uri
@@ -36,8 +39,9 @@ def with_defaults(database: Database, connect_timeout: float, looked_after: bool
     if database.provider == "mysql" and not given.keys() & {"prefer_socket", "socket"}:
         # on the same host it would open a second connection to ask for the socket's path, and drop the first
         more.append("prefer_socket=false")
-    if database.provider == "postgresql" and looked_after and LOOK not in uri:
-        own = f"-c%20{LOOK}%3D{LOOK_EVERY}"
+    settings = {**({} if LOOK in uri else {LOOK: LOOK_EVERY}), **({} if "tcp_keepalives" in uri else PROBES)}
+    if database.provider == "postgresql" and looked_after and settings:
+        own = "%20".join(f"-c%20{name}%3D{value}" for name, value in settings.items())
         if "options" in given:
             uri = uri.replace(f"options={given['options']}", f"options={given['options']}%20{own}", 1)
         else:

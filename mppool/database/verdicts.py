@@ -88,14 +88,21 @@ _REFUSED = frozenset(
 _REFUSED_WORDS = (
     "Error parsing connection string",
     "The provided arguments are not supported",
-    "Error opening a TLS connection",
 )
+_TLS = "Error opening a TLS connection"
+# A handshake that the network has ended, or a server that stops or starts, says nothing of the next one.
+_CUT_OFF = ("os error", "EOF", "eof while reading")
 _FULL = frozenset({"53300", "1040", "1203", "1226"})
 
 
 def is_permanent(error: ConnectError) -> bool:
     """Would the next try fail in the same way: wrong password, no such database, no such folder?"""
-    return error.code in _REFUSED or (error.code == "0" and error.message.startswith(_REFUSED_WORDS))
+    if error.code != "0":
+        return error.code in _REFUSED
+    message = error.message
+    if message.startswith(_TLS):
+        return not any(words in message for words in _CUT_OFF)
+    return message.startswith(_REFUSED_WORDS)
 
 
 def is_full(error: ConnectError) -> bool:

@@ -197,6 +197,14 @@ class Agent:
     def is_this_thread(self) -> bool:
         return self._thread.ident == get_ident()
 
+    def nobody_served(self) -> bool:
+        """Whether every permit of the budget is in use by connections that are closed, but not at the server."""
+        with self._pool.lock:
+            member = self._member
+            if member is None or self.done:
+                return False
+            return sum(member.ledger.column(L.LOST, L.ROWS)) >= member.cells[L.H_MAX_SIZE]
+
     def abandon(self) -> None:
         """In a forked child: close our copies of the parent's descriptors."""
         self.done = True
@@ -276,7 +284,8 @@ class Agent:
         pool, machine = self._pool, self._pool.machine
         self._endings.hear()
         with pool.step:
-            links = {slot.link: slot for slot in (*machine.idle, *machine.borrowed)}
+            lent = (slot for slot in machine.borrowed if slot not in machine.lost)
+            links = {slot.link: slot for slot in (*machine.idle, *lent)}
             known = {link.socket: link for link in links if link.socket is not None and link.conn is not None}
             ended = [known[socket] for socket in Endings.among(known)]
             for link in ended:
@@ -416,7 +425,7 @@ class Agent:
             times.append(self._succession.next_try)
         if self._unshared:
             times.append(now + SHARE_AGAIN)
-        if self._pool.machine.waiters and self._pool.machine.borrowed:
+        if self._pool.machine.waiters and self._pool.machine.lent:
             times.append(self._forgotten_at)
         if (ripe_at := self._pool.machine.ripens_at(self._pool.row.target, self._pool.row.cost)) is not None:
             times.append(ripe_at)

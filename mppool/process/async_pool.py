@@ -9,7 +9,7 @@ from typing import Any
 from mppool.core.pool import Slot, Waiter
 from mppool.database.connection import PySQLXEngine
 from mppool.process.handle import STOP_TIMEOUT, Handle
-from mppool.process.lease import Lease, new
+from mppool.process.lease import TASKS_ONLY, Lease, misused, new
 from mppool.settings import wait_seconds
 
 
@@ -52,6 +52,9 @@ class TaskLease(Lease):
     """``async with pool.connection() as conn``."""
 
     __slots__ = ()
+    _WORD = "async with"
+    __enter__ = __exit__ = misused(TASKS_ONLY)
+    __await__ = misused("pool.connection() is entered, not awaited: `async with pool.connection() as conn`")
 
     async def __aenter__(self) -> PySQLXEngine:
         if self._local is not None:
@@ -77,10 +80,11 @@ class TaskLease(Lease):
             slot = local.outcome(self, None if woken else timeout)
         return slot
 
-    async def __aexit__(self, kind: object, error: object, trace: object) -> None:
+    async def __aexit__(self, kind: object = None, error: object = None, trace: object = None) -> None:
         local: Any = self._local
         try:
             self._face._take_back()
+            self.broken = kind
             local.give_back(self)
         except BaseException:
             local.leave_over(self)
@@ -112,7 +116,7 @@ class PySQLXEnginePool(Handle):
         Raises: PoolAlreadyClosedError.
         """
         local = self._end()
-        if local is not None and not local.machine.borrowed:
+        if local is not None and not local.machine.lent:
             waiter = TaskWaiter(monotonic())
             local.agent.tell_when_done(waiter)
             await waiter.wait(STOP_TIMEOUT)
@@ -131,7 +135,7 @@ class PySQLXEnginePool(Handle):
         """
         lease: TaskLease = new(TaskLease)
         lease._handle, lease._timeout = self, timeout if timeout is None else wait_seconds("timeout", timeout)
-        lease._local = lease._face = lease.slot = None
+        lease._local = lease._face = lease.slot = lease.broken = None
         return lease
 
     async def __aenter__(self) -> PySQLXEnginePool:
@@ -140,3 +144,5 @@ class PySQLXEnginePool(Handle):
 
     async def __aexit__(self, *_: object) -> None:
         await self.stop()
+
+    __enter__ = __exit__ = misused(TASKS_ONLY)

@@ -14,16 +14,15 @@ import select
 import signal
 import socket
 import threading
-from ipaddress import ip_address
 from typing import Any
 
 from mppool import errors
+from mppool.database.backends import END, end_of, parsed, plain, sees
 from mppool.database.connection import PySQLXEngineSync
-from mppool.database.sockets import Descriptor
 from mppool.process.sync_pool import PySQLXEnginePoolSync
 from mppool.settings import BudgetSettings, PoolSettings
 from mppool.shared.messages import Channel
-from mppool.shared.places import Place, place
+from mppool.shared.places import Place
 
 __all__ = ["main"]
 
@@ -33,7 +32,6 @@ ANSWER = 5.0  # seconds that the manager may take for an answer
 
 logger = logging.getLogger("mppool.ending")
 
-# Places are "address:port"; a MySQL server that looks names up has the host's name for its address.
 _OWN = {
     "postgresql": "SELECT host(inet_client_addr()) || ':' || inet_client_port() AS place",
     "mysql": "SELECT host AS place FROM information_schema.processlist WHERE id = CONNECTION_ID()",
@@ -50,21 +48,6 @@ _OLDER = {
         "AND o.id < me.id AND o.user = me.user AND o.db <=> me.db"
     ),
 }
-_END = {"postgresql": "SELECT pg_terminate_backend({})", "mysql": "KILL {}"}
-
-
-def _plain(address: str) -> str:
-    """An address in the one form in which it can be compared; a host's name as it is."""
-    try:
-        parsed = ip_address(address.strip("[]").partition("%")[0])
-    except ValueError:
-        return address
-    return str(getattr(parsed, "ipv4_mapped", None) or parsed)
-
-
-def _parsed(place: str | None) -> Place:
-    address, _, port = (place or "").rpartition(":")
-    return _plain(address), int(port) if port.isdigit() else 0
 
 
 class Server:
@@ -77,45 +60,28 @@ class Server:
     def __init__(self, connection: PySQLXEngineSync) -> None:
         self._connection = connection
         self._provider = connection._link.provider
-        self.here = _end_of(connection._link.live_socket())
+        self.here = end_of(connection._link.live_socket())
         rows = connection.query_as_dict(_OWN[self._provider])
-        self._seen = _parsed(rows[0]["place"] if rows else None)
+        self._seen = parsed(rows[0]["place"] if rows else None)
 
     def sees_us(self) -> bool:
         """Whether the server knows us by the address and port that we have here."""
-        address, port = self._seen
-        return self.here is not None and port == self.here[1] and self.here[0] in {address, *_addresses(address)}
+        return self.here is not None and sees(self._seen, self.here)
 
     def older(self, places: list[Place]) -> list[int]:
         """The connections from these places that were there before ours."""
         wanted = set(map(self._as_seen, places))
         rows = self._connection.query_as_dict(_OLDER[self._provider])
-        return [int(row["id"]) for row in rows if row["place"] and _parsed(row["place"]) in wanted]
+        return [int(row["id"]) for row in rows if row["place"] and parsed(row["place"]) in wanted]
 
     def _as_seen(self, place: Place) -> Place:
         assert self.here is not None
-        address = _plain(place[0])
+        address = plain(place[0])
         return (self._seen[0] if address == self.here[0] else address), place[1]
 
     def end(self, connection: int) -> None:
         """End one of them. Raises: PySQLXError: it has ended just now, or is not ours to end."""
-        self._connection.raw_cmd(_END[self._provider].format(connection))
-
-
-def _end_of(descriptor: Descriptor | None) -> Place | None:
-    if descriptor is None:
-        return None
-    with socket.socket(fileno=os.dup(descriptor[0])) as twin:
-        found = place(twin)
-    return found and (_plain(found[0]), found[1])
-
-
-def _addresses(name: str) -> set[str]:
-    """The addresses of a host that a server knows by its name."""
-    try:
-        return {_plain(str(found[4][0])) for found in socket.getaddrinfo(name, None)} if name else set()
-    except (OSError, UnicodeError):
-        return set()
+        self._connection.raw_cmd(END[self._provider].format(connection))
 
 
 def _ask(manager: Channel) -> list[Place]:

@@ -7,6 +7,7 @@ first use. In a forked child, and after pickling, a handle is as it was: started
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import update_wrapper
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
@@ -29,13 +30,8 @@ class Handle:
     def __init_subclass__(cls) -> None:
         """Each handle has an ``__init__`` that Python calls by the handle's name when arguments are missing."""
         base: Any = Handle.__init__
-        own = FunctionType(base.__code__, base.__globals__, base.__name__, base.__defaults__, base.__closure__)
-        own.__kwdefaults__, own.__annotations__, own.__module__ = (
-            base.__kwdefaults__,
-            base.__annotations__,
-            cls.__module__,
-        )
-        own.__qualname__ = f"{cls.__name__}.__init__"
+        own: Any = update_wrapper(FunctionType(base.__code__, base.__globals__, argdefs=base.__defaults__), base)
+        own.__kwdefaults__, own.__qualname__ = base.__kwdefaults__, f"{cls.__name__}.__init__"
         cls.__init__ = own  # type: ignore[method-assign]
 
     def __new__(cls, *_: Any, **given: Any) -> Self:
@@ -193,7 +189,7 @@ class Handle:
 
     @staticmethod
     def _wait_for(local: LocalPool | None) -> None:
-        if local is not None and not local.machine.borrowed:
+        if local is not None and not local.machine.lent:
             local.agent.join(STOP_TIMEOUT)
 
     def forked_in_child(self) -> None:

@@ -7,7 +7,7 @@ still open is rolled back in the workshop before anybody else gets the connectio
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from mppool import errors
 from mppool.core.pool import Slot, Waiter
@@ -19,6 +19,25 @@ if TYPE_CHECKING:
 new: Any = object.__new__
 
 
+def misused(advice: str) -> Any:
+    """A method that Python calls when a lease or a handle is used in a way that it is not for."""
+
+    def refuse(*_: object) -> None:
+        raise TypeError(advice)
+
+    return refuse
+
+
+THREADS_ONLY = (
+    "PySQLXEnginePoolSync is for threads: `with pool.connection() as conn`, without async and await. "
+    "In coroutines use PySQLXEnginePool, from PoolManager.async_pool()"
+)
+TASKS_ONLY = (
+    "PySQLXEnginePool is for coroutines: `async with pool.connection() as conn`. "
+    "In threads use PySQLXEnginePoolSync, from PoolManager.pool()"
+)
+
+
 class Lease(Waiter):
     """It is in its pool's books from the moment a connection is lent to it, and can be entered once.
 
@@ -26,6 +45,8 @@ class Lease(Waiter):
     """
 
     __slots__ = ("_bell", "_face", "_handle", "_local", "_timeout")
+
+    _WORD: ClassVar[str]
 
     _handle: Handle
     _timeout: float | None
@@ -52,10 +73,26 @@ class Lease(Waiter):
         if self._face is not None:
             self._face._take_back()
 
+    def leave_to_parent(self) -> None:
+        if self._face is not None:
+            self._face._leave_to_parent()
+
+    def __getattr__(self, name: str) -> Any:
+        word = type(self)._WORD
+        raise AttributeError(
+            f"pool.connection() has no {name!r}: it is what a block borrows with, and not a connection. "
+            f"Write `{word} pool.connection() as conn:`, and use conn in the block"
+        )
+
     def _not_entered(self) -> None:
         """The borrow failed, or was cancelled or interrupted: nobody will leave the block."""
         if self._local is not None:
             self._local.end(self)
+
+
+def faces(borrowed: dict[Slot, Waiter]) -> list[Any]:
+    """The connections that blocks have."""
+    return [lease._face for lease in list(borrowed.values()) if isinstance(lease, Lease) and lease._face]
 
 
 def forgotten(borrowed: dict[Slot, Waiter]) -> list[Lease]:

@@ -32,6 +32,8 @@ from mppool import errors
 from mppool.core.pool import Close, PoolMachine, Serve, Slot, Tend, Waiter
 from mppool.database.parking import park_if_exiting
 from mppool.process.agent import Agent
+from mppool.process.lease import faces
+from mppool.process.nested import held_by_caller
 from mppool.process.row import Row
 from mppool.process.workshop import Workshop
 from mppool.settings import BudgetSettings, PoolSettings
@@ -299,7 +301,7 @@ class LocalPool:
         if action is not None:
             self.follow(action, False)
             if left_open:
-                self._left_open()
+                self._left_open(caller)
 
     def follow(self, action: Serve | Close | Tend | None, ring: bool, wake: bool = False) -> None:
         """After a step: do what the machine said.
@@ -345,15 +347,32 @@ class LocalPool:
                 self.give_back(caller)
             self.over.pop(caller, None)
 
-    def _left_open(self) -> None:
-        """A borrower left a transaction open: name it. The connection is reset before anybody else gets it."""
+    def _left_open(self, caller: Waiter) -> None:
+        """A borrower left a transaction open: name it, unless an exception was to end its transaction. The connection
+        is reset before anybody else gets it."""
         self.rollbacks += 1
+        if caller.broken is not None:
+            return
         logger.warning(
             "pool %s: a borrower in thread %s left a transaction open; it is rolled back. "
             "Commit or roll back before the block ends.",
             self.name,
             threading.current_thread().name,
         )
+
+    def lose(self, slot: Slot) -> None:
+        """The server does not end a connection that was closed here."""
+        with self.step:
+            self.machine.lose(slot)
+            self.publish()
+
+    def close_idle(self, since: float) -> None:
+        """Close the connections that have lain idle since then."""
+        with self.step:
+            leaving = self.machine.discard({slot for slot in self.machine.idle if slot.idle_since < since})
+            if leaving:
+                self.publish()
+        self.follow(None, False, bool(leaving))
 
     # -- the end ---------------------------------------------------------------------------------------------
 
@@ -385,8 +404,10 @@ class LocalPool:
         self.call_up()
 
     def fail_waiting(self, error: BaseException) -> None:
-        """No connection can be had as things are: tell those who wait now."""
+        """No connection can be opened as things are: tell those who wait now, unless there are some to wait for."""
         with self.step:
+            if self.machine.serves:
+                return
             self.machine.fail_all(error, monotonic())
             self.row.publish_line(self.machine)
         self.call_up()
@@ -398,7 +419,7 @@ class LocalPool:
         machine = self.machine
         machine.stopped = True
         for caller in machine.borrowed.values():
-            caller.let_go()
+            caller.leave_to_parent()
         for slot in machine.slots:
             if slot.link is not None:
                 slot.link.abandon()
@@ -406,6 +427,7 @@ class LocalPool:
         machine.idle.clear()
         self.over.clear()
         self.row.leave()
+        self.workshop.abandon()
         self.agent.abandon()
 
     # -- what is told ----------------------------------------------------------------------------------------
@@ -416,10 +438,10 @@ class LocalPool:
             return PoolStats(
                 name=self.name,
                 max_size=self.budget.max_size,
-                in_use=len(machine.borrowed),
+                in_use=machine.lent,
                 idle=len(machine.idle),
                 opening=len(machine.opening) + len(machine.tending),
-                closing=len(machine.closing),
+                closing=len(machine.closing) + len(machine.lost),
                 waiting=len(machine.waiters),
                 borrows=self.borrows,
                 timeouts=self.timeouts,
@@ -436,9 +458,11 @@ class LocalPool:
         """Who has what, more or less: it is read without the lock."""
         machine = self.machine
         here = (
-            f"here {len(machine.borrowed)} in use, {len(machine.idle)} idle, "
+            f"here {machine.lent} in use, {len(machine.idle)} idle, "
             f"{len(machine.opening) + len(machine.tending)} opening, {len(machine.waiters)} waiting"
         )
+        if machine.lost:
+            here += f", {len(machine.lost)} closed here and not yet by the server"
         held = self.agent.held_elsewhere()
         if held is None:
             return f"{here}; no seat at the budget yet"
@@ -448,8 +472,15 @@ class LocalPool:
     def _timeout(self, caller: Waiter, waited: float) -> errors.PoolTimeoutError:
         with self.lock:
             self.timeouts += 1
+            lent = faces(self.machine.borrowed)
         text = f"pool {self.name!r}: no connection within {waited:g} s; {self._numbers()}"
         last = self.workshop.last_connect_error
+        own = held_by_caller(lent)
+        if own:
+            text += (
+                f"; the caller itself holds {own} of these connections: use that one instead of borrowing another in "
+                "its block, or leave the block first"
+            )
         error = errors.PoolTimeoutError(text)
         if last is not None and last[0] >= caller.since:
             error.__cause__ = last[1]

@@ -164,20 +164,19 @@ class PoolManager:
 
         Raises: TypeError, ValueError: a parameter is not what it should be; PoolClosedError after `stop`.
         """
-        handle: PySQLXEnginePoolSync = self._handle(PySQLXEnginePoolSync, min_size, settings)
+        handle: PySQLXEnginePoolSync = self._handle(PySQLXEnginePoolSync, "pool", min_size, settings)
         return handle
 
     def async_pool(self, min_size: int = 0, **settings: Any) -> PySQLXEnginePool:
         """An async handle; see `pool`."""
-        handle: PySQLXEnginePool = self._handle(PySQLXEnginePool, min_size, settings)
+        handle: PySQLXEnginePool = self._handle(PySQLXEnginePool, "async_pool", min_size, settings)
         return handle
 
-    def _handle(self, cls: type[Handle], min_size: int, settings: dict[str, Any]) -> Any:
+    def _handle(self, cls: type[Handle], method: str, min_size: int, settings: dict[str, Any]) -> Any:
         if self._stopped:
             raise errors.PoolClosedError(f"manager {self._name!r} is stopped")
-        check_keywords(
-            "PoolManager.pool", settings, [name for name in PoolSettings.__annotations__ if name != "min_size"]
-        )
+        known = [name for name in PoolSettings.__annotations__ if name != "min_size"]
+        check_keywords(f"PoolManager.{method}", settings, known)
         handle = cls._of(self._budget, self._name, PoolSettings(min_size=min_size, **settings))
         self._handles.add(handle)
         return handle

@@ -107,7 +107,7 @@ def _exit() -> None:
     for pool in pools:
         pool.stop()
     for pool in pools:
-        if not pool.machine.borrowed:
+        if not pool.machine.lent:
             pool.agent.join(max(0.0, deadline - time.monotonic()))
     core.settle()
 

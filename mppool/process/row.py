@@ -47,6 +47,7 @@ class Row:
         cells[self._in_use] = in_use
         cells[at + L.MOVING] = held - in_use - len(machine.idle)
         cells[at + L.CLOSING] = len(machine.closing)
+        cells[at + L.LOST] = len(machine.lost)
         was_idle = cells[self._idle_since]
         cells[self._idle_since] = int(machine.idle[0].idle_since * _NS) if machine.idle else 0
         self.publish_line(machine)

@@ -9,7 +9,7 @@ from typing import Any
 from mppool.core.pool import Slot, Waiter
 from mppool.database.connection import PySQLXEngineSync
 from mppool.process.handle import Handle
-from mppool.process.lease import Lease, new
+from mppool.process.lease import THREADS_ONLY, Lease, misused, new
 from mppool.settings import wait_seconds
 
 
@@ -38,6 +38,8 @@ class ThreadLease(Lease):
     """``with pool.connection() as conn``."""
 
     __slots__ = ()
+    _WORD = "with"
+    __aenter__ = __aexit__ = __await__ = misused(THREADS_ONLY)
 
     def __enter__(self) -> PySQLXEngineSync:
         if self._local is not None:
@@ -63,10 +65,11 @@ class ThreadLease(Lease):
             slot = local.outcome(self, None if woken else timeout)
         return slot
 
-    def __exit__(self, kind: object, error: object, trace: object) -> None:
+    def __exit__(self, kind: object = None, error: object = None, trace: object = None) -> None:
         local: Any = self._local
         try:
             self._face._take_back()
+            self.broken = kind
             local.give_back(self)
         except BaseException:
             local.leave_over(self)
@@ -139,7 +142,7 @@ class PySQLXEnginePoolSync(Handle):
         """
         lease: ThreadLease = new(ThreadLease)
         lease._handle, lease._timeout = self, timeout if timeout is None else wait_seconds("timeout", timeout)
-        lease._local = lease._face = lease.slot = None
+        lease._local = lease._face = lease.slot = lease.broken = None
         return lease
 
     def __enter__(self) -> PySQLXEnginePoolSync:
@@ -148,3 +151,5 @@ class PySQLXEnginePoolSync(Handle):
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+    __aenter__ = __aexit__ = misused(THREADS_ONLY)

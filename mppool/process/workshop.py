@@ -22,14 +22,16 @@ from mppool.database.connection import PySQLXEngineSync
 from mppool.database.opening import open_link
 from mppool.database.verdicts import is_full
 from mppool.process.hands import Hands
+from mppool.process.silence import AFTER, Silence
 from mppool.shared.turns import Turn
 
 if TYPE_CHECKING:
+    from mppool.database.backends import Lost
+    from mppool.database.link import Link
     from mppool.process.local import LocalPool
 
 logger = logging.getLogger("mppool.pool")
 
-CLOSE_PATIENCE = 5.0  # seconds a hand waits for a call that still runs on a connection before it looks again
 # Seconds that a server may go on with a statement that was given up, before its connection is cut and the permit goes
 # back all the same: a server that cannot be reached must not keep permits for ever.
 BURIAL_PATIENCE = 60.0
@@ -43,6 +45,7 @@ class Workshop:
     def __init__(self, pool: LocalPool) -> None:
         self._pool = pool
         self._hands = Hands(pool.name)
+        self._silence = Silence(pool)
         self.recent: deque[float] = deque(maxlen=RECENT)  # seconds that the last opens took
         self.opened = self.closed = self.connect_errors = self.refused_full = 0
         self.last_connect_error: tuple[float, errors.ConnectError] | None = None
@@ -67,14 +70,14 @@ class Workshop:
         if link.doubtful or link.suspect or link.in_transaction:
             self.close(slot)
             return
-        self._take_leave(link)
+        lost = self._take_leave(link)
         if not link.close(0.0):
             self.close(slot)
         elif link.provider == "sqlite":
             self._closed(slot)
         else:
             slot.link = None
-            self._hands.do(lambda: self._bury(slot, link))
+            self._hands.do(lambda: self._bury(slot, link, lost))
 
     def publish_cost(self) -> None:
         """Under the pool's lock."""
@@ -89,6 +92,10 @@ class Workshop:
         """No more work will come: wait for what there is, so many seconds at most."""
         self._hands.join(timeout)
 
+    def abandon(self) -> None:
+        """In a forked child."""
+        self._silence.abandon()
+
     # -- opening ---------------------------------------------------------------------------------------------
 
     def _open(self, slot: Slot, turn: Turn) -> None:
@@ -96,7 +103,7 @@ class Workshop:
         error = errors.ConnectError("0", "opening a connection was broken off")
         try:
             try:
-                link, began = self._connect()
+                link, began = self._connect(slot)
             finally:
                 turn.give_back()
         except errors.ConnectError as failure:
@@ -127,7 +134,7 @@ class Workshop:
         if failures:
             logger.info("pool %s: connected again, after %d tries", pool.name, failures + 1)
 
-    def _connect(self) -> tuple[Any, float]:
+    def _connect(self, slot: Slot) -> tuple[Any, float]:
         """Open and configure one connection; and when that began. A server that is full is asked again for a while:
         permits are exact, but it may take a moment to bury the connection whose place this one takes."""
         pool, settings = self._pool, self._pool.settings
@@ -151,7 +158,7 @@ class Workshop:
                     self.last_connect_error = (monotonic(), error)
             time.sleep(backoff.failed(random.random()))
         if settings.configure is not None and not self._hook(settings.configure, "configure", link):
-            self._lay_to_rest(link)
+            self._lay_to_rest(slot, link)
             raise errors.ConnectError("0", "the configure hook failed; the log has its traceback")
         return link, began
 
@@ -207,37 +214,43 @@ class Workshop:
 
     # -- closing ---------------------------------------------------------------------------------------------
 
-    def _take_leave(self, link: Any) -> None:
+    def _take_leave(self, link: Link) -> Lost:
         """From now on only its burial matters."""
         self._pool.agent.unwatch(link)
         link.attend()
+        return Silence.noted(link)
 
     def _close(self, slot: Slot) -> None:
         link, slot.link = slot.link, None
         try:
-            self._lay_to_rest(link)
+            self._lay_to_rest(slot, link)
         except BaseException:
             logger.exception("pool %s: closing a connection failed", self._pool.name)
             link.drop()
         finally:
             self._closed(slot)
 
-    def _lay_to_rest(self, link: Any) -> None:
+    def _lay_to_rest(self, slot: Slot, link: Link) -> None:
         """Close a connection, and wait until its server has seen that."""
-        give_up = monotonic() + BURIAL_PATIENCE
-        self._take_leave(link)
-        while not link.close(min(CLOSE_PATIENCE, max(0.1, give_up - monotonic()))):
-            if monotonic() < give_up:
-                logger.warning(
-                    "pool %s: a call still runs on a connection to be closed; waiting for its end", self._pool.name
-                )
-            else:
-                link.break_off()
-        self._await_burial(link, give_up)
+        give_up, pause = monotonic() + BURIAL_PATIENCE, AFTER
+        lost = self._take_leave(link)
+        try:
+            while not link.close(min(pause, max(0.1, give_up - monotonic()))):
+                self._pool.lose(slot)
+                if monotonic() >= give_up or self._silence.ended(lost):
+                    link.break_off()
+                else:
+                    logger.warning(
+                        "pool %s: a call still runs on a connection to be closed; waiting for its end", self._pool.name
+                    )
+                    pause *= 2
+            self._await_burial(slot, link, lost, give_up)
+        finally:
+            self._silence.forget(lost)
 
-    def _await_burial(self, link: Any, give_up: float) -> None:
+    def _await_burial(self, slot: Slot, link: Link, lost: Lost, give_up: float) -> None:
         """The connection was dropped: its permit goes back when the server has seen that, or at ``give_up``."""
-        if not link.buried(give_up - monotonic()):
+        if not self._buried(slot, link, lost, give_up):
             logger.warning(
                 "pool %s: the server still works for a connection that was closed; its permit goes back after %g s, "
                 "so the server may have more than max_size for a while",
@@ -245,10 +258,11 @@ class Workshop:
                 BURIAL_PATIENCE,
             )
 
-    def _bury(self, slot: Slot, link: Any) -> None:
+    def _bury(self, slot: Slot, link: Link, lost: Lost) -> None:
         try:
-            self._await_burial(link, monotonic() + BURIAL_PATIENCE)
+            self._await_burial(slot, link, lost, monotonic() + BURIAL_PATIENCE)
         finally:
+            self._silence.forget(lost)
             self._closed(slot)
 
     def _closed(self, slot: Slot) -> None:
@@ -261,3 +275,16 @@ class Workshop:
             self.closed += 1
             wake = pool.machine.stopped or pool.machine.to_open() > 0
         pool.agent.permit_unused(wanted, wake)
+
+    def _buried(self, slot: Slot, link: Link, lost: Lost, give_up: float) -> bool:
+        """Whether the server has ended a connection that was dropped. Where it says nothing, it is asked."""
+        pause = AFTER
+        while not link.buried(min(pause, give_up - monotonic())):
+            if monotonic() >= give_up:
+                return False
+            self._pool.lose(slot)
+            if self._silence.ended(lost):
+                link.forget_twin()
+                return True
+            pause *= 2
+        return True

@@ -31,6 +31,7 @@ PID, STARTED, CREDIT, TARGET, LIMIT, KNOWN, TOKEN = range(7)
 # explains. Times are in ns of the monotonic clock.
 LEFT = 7
 HELD, IN_USE, MOVING, CLOSING, WAITING, SINCE, RIPE_AT, IDLE_SINCE, WARM, COST = FACTS = range(8, 18)
+LOST = 18  # and how many of its connections in use are closed, but not at the server
 
 SIZE = 8 * (HEADER + ROWS * ROW)
 

@@ -11,7 +11,7 @@ import os
 import stat
 
 LEDGER, SOCKET, LOG = "ledger", "socket", "log"  # in a budget's folder
-TURN = "turn-"  # and a number, there: see `turns`
+TURN, ASKING = "turn-", "turn-to-ask-"  # and a number, there: see `turns`
 LOCK = "lock"  # in the root: held while a manager is launched, and while one leaves
 
 

@@ -39,16 +39,17 @@ class Turns:
 
     Args:
         folder: where the files are made.
+        what: what their names begin with.
     """
 
-    def __init__(self, folder: str) -> None:
-        self._folder = folder
+    def __init__(self, folder: str, what: str = paths.TURN) -> None:
+        self._folder, self._what = folder, what
         self._fds: set[int] = set()
 
     def take(self, count: int) -> Turn | None:
         """A turn of ``count``; None: all are taken. Raises: OSError: the folder is gone."""
         for number in range(count):
-            path = os.path.join(self._folder, f"{paths.TURN}{number}")
+            path = os.path.join(self._folder, f"{self._what}{number}")
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
             self._fds.add(fd)
             try:

@@ -3,8 +3,9 @@ SHARE``.
 
 Each of them sends its next request when the last is answered (a closed loop), over a connection that it keeps as long
 as the server does, 100 requests at most: so the workers of the server are dealt new clients all the time, and none
-stays lucky. ``SHARE`` of the requests, at random, are long ones. It prints a line, "begin" and "end", when the measured
-time does, and then one of JSON: ``requests``, answered right in it, a second; ``p50``, ``p99`` and ``longest`` of the
+stays lucky. (``BENCH_KEPT`` is another number than 100; with a great one the clients stay where they are, as wrk's do.)
+``SHARE`` of the requests, at random, are long ones. It prints a line, "begin" and "end", when the measured time does,
+and then one of JSON: ``requests``, answered right in it, a second; ``p50``, ``p99`` and ``longest`` of the
 short ones' times in ms; ``wait``, the longest time that any request waited for its connection, as the application
 says; ``failures``, of all requests, also before: another answer, none, or no connection.
 """
@@ -12,6 +13,7 @@ says; ``failures``, of all requests, also before: another answer, none, or no co
 from __future__ import annotations
 
 import json
+import os
 import random
 import select
 import socket
@@ -20,7 +22,8 @@ import sys
 from collections.abc import Callable
 from time import perf_counter
 
-CLIENTS, KEPT = 32, 100
+CLIENTS = 32
+KEPT = int(os.environ.get("BENCH_KEPT", "100"))
 SETTLE = 3.0  # seconds of load that are not measured: every worker comes up, pools grow
 PATIENCE = 30.0  # seconds for what is still unanswered at the end
 PAUSE = 0.1  # seconds after a failure

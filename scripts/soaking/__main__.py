@@ -1,7 +1,9 @@
 """A chaos run that ends with a balance sheet. `./scripts/soak` runs it.
 
 Workers borrow without pause, from threads and tasks; they are killed, terminated, stopped and continued, and forked;
-the manager is killed, sometimes with a worker, sometimes its successor at once. In the end every permit, process,
+the manager is killed, sometimes with a worker, sometimes its successor at once. With --faults, too: moments in which a
+member or the manager can have no descriptor more (descriptors), hooks that raise, also what is no Exception (hooks),
+signals whose handlers raise or borrow in the midst of a borrow (signals). In the end every permit, process,
 descriptor, connection and job is accounted for. A budget cannot be resized yet, so that is not tried.
 """
 
@@ -11,6 +13,7 @@ import argparse
 import logging
 import mmap
 import os
+import resource
 import signal
 import sys
 import tempfile
@@ -23,6 +26,7 @@ from rich.console import Console
 from mppool import PoolManager, errors
 from scripts.soaking.conductor import Conductor, count_until_over
 from scripts.soaking.databases import PROVIDERS, Server, Target, target
+from scripts.soaking.faults import KINDS
 from scripts.soaking.sheet import Jobs, Sheet
 
 FINISH = 40.0  # seconds for the workers' last jobs
@@ -40,13 +44,26 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--max-size", type=int, default=8, help="the budget, in connections (default: 8)")
     parser.add_argument("--seed", type=int, default=1, help="decides what happens to whom")
     parser.add_argument("--restart", action="store_true", help="end all of the server's connections now and then")
+    parser.add_argument(
+        "--faults", type=kinds, default=frozenset(), metavar="KIND,…", help=f"on purpose, of {', '.join(KINDS)}"
+    )
     options = parser.parse_args()
     if options.minutes <= 0 or options.workers < 3 or options.max_size < 1:
         parser.error("--minutes must be more than 0, --workers 3 or more, --max-size 1 or more")
     options.provider = options.provider or ["sqlite"]
     if options.restart and "sqlite" in options.provider:
         parser.error("--restart needs a server: --provider postgresql or mysql")
+    if "descriptors" in options.faults and not hasattr(resource, "prlimit"):
+        parser.error("--faults descriptors needs Linux: another process's limit is lowered")
     return options
+
+
+def kinds(text: str) -> frozenset[str]:
+    """Kinds of faults, with commas between."""
+    found = frozenset(text.split(","))
+    if unknown := found.difference(KINDS):
+        raise argparse.ArgumentTypeError(f"no such kind: {', '.join(sorted(unknown))}; there are {', '.join(KINDS)}")
+    return found
 
 
 def hold_all(manager: PoolManager) -> int:
@@ -97,7 +114,7 @@ def soak(place: Target, options: argparse.Namespace, console: Console) -> Sheet:
                     count_until_over(place, manager, over, seen)
                 finally:
                     os._exit(0)
-            conductor = Conductor(place, manager, options.workers, options.seed, journals)
+            conductor = Conductor(place, manager, options.workers, options.seed, journals, options.faults)
             try:
                 conductor.run(
                     options.minutes * 60,
@@ -120,14 +137,15 @@ def soak(place: Target, options: argparse.Namespace, console: Console) -> Sheet:
         peaks = memoryview(seen).cast("q").tolist()[:3]
         return Sheet(
             place.provider, place.max_size, options.restart, Jobs.read(journals),
-            peaks[0] if place.admin else None, peaks[1], peaks[2], had, left_connections,
+            peaks[0] if place.admin else None, peaks[1], peaks[2], options.workers, had, left_connections,
             wrong + processes(runtime), left_files, conductor.usage, conductor.chaos,
         )  # fmt: skip
 
 
 def main() -> None:
     options, console, good = arguments(), Console(), True
-    logging.basicConfig(level=logging.ERROR)  # that the manager is gone is no news here
+    # That the manager is gone is no news here, and neither is a fault on purpose.
+    logging.basicConfig(level=logging.CRITICAL if options.faults else logging.ERROR)
     for provider in options.provider:
         with target(provider, options.uri, options.max_size) as place:
             console.print(f"{provider}: {options.minutes:g} min, {options.workers} workers, {options.max_size} permits")

@@ -11,15 +11,18 @@ import traceback
 from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
+from typing import NoReturn
 
 import psutil
 
 from mppool import PoolManager, errors
 from scripts.soaking.databases import Server, Target
+from scripts.soaking.faults import SIGNALS, Shortages, hold_back
 from scripts.soaking.sheet import Usage
 from scripts.soaking.worker import Worker
 
 MEMBER_EVERY, MANAGER_EVERY, CUT_EVERY = 0.35, 4.0, 30.0  # seconds, on average
+FAULT_EVERY = 0.02
 SURVIVORS = 2
 SUCCESSION = 10.0  # seconds within which a manager must have a successor
 
@@ -29,29 +32,41 @@ class Conductor:
 
     Args:
         folder: of the journals.
+        faults: kinds of them.
         say: told of progress, a line now and then.
     """
 
-    def __init__(self, target: Target, manager: PoolManager, workers: int, seed: int, folder: str) -> None:
-        self.target, self.manager, self.folder = target, manager, folder
+    def __init__(
+        self, target: Target, manager: PoolManager, workers: int, seed: int, folder: str, faults: frozenset[str]
+    ) -> None:
+        self.target, self.manager, self.folder, self.faults = target, manager, folder, faults
         self.random = random.Random(seed)
+        self._shortages = Shortages(self.random)
         self.over = mmap.mmap(-1, 1)
         self.chaos: Counter[str] = Counter()
         self.usage: dict[str, Usage] = {f"survivor {number + 1}": Usage() for number in range(SURVIVORS)}
         self.usage["manager"] = Usage()
+        self._manager_now = 0  # its pid, as of the last look
         self._stopped: dict[int, float] = {}  # workers that are to be continued, and when
         self.survivors = [self._fork(forks=False) for _ in range(SURVIVORS)]
         self.victims = {self._fork(forks=number % 3 == 0) for number in range(max(1, workers - SURVIVORS))}
 
     def _fork(self, forks: bool) -> int:
         seed = self.random.getrandbits(32)
+        hold_back(True)
         pid = os.fork()
-        if pid:
-            return pid
+        if not pid:
+            self._work(seed, forks)
+        hold_back(False)
+        return pid
+
+    def _work(self, seed: int, forks: bool) -> NoReturn:
         code = 1
         try:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
-            Worker(self.manager, self.target.provider, self.over, self.folder, seed).run(forks)
+            worker = Worker(self.manager, self.target.provider, self.over, self.folder, seed, self.faults)
+            hold_back(False)
+            worker.run(forks)
             self.manager = None  # type: ignore[assignment]
             code = 0
         except BaseException:
@@ -64,6 +79,7 @@ class Conductor:
     def run(self, seconds: float, cuts: bool, say: Callable[[str], None]) -> None:
         began = now = time.monotonic()
         member_at, manager_at, cut_at, sample_at, say_at = now, now + MANAGER_EVERY, now + 5.0, now, now + 10.0
+        fault_at = now
         server = Server(self.target.admin) if cuts else None
         try:
             while (now := time.monotonic()) < began + seconds:
@@ -78,6 +94,10 @@ class Conductor:
                     self.target.cut(server)
                     self.chaos["cuts of all connections"] += 1
                     cut_at = time.monotonic() + self.random.uniform(0.5, 1.5) * CUT_EVERY
+                self._shortages.end_due()
+                if now >= fault_at:
+                    self._have_a_fault()
+                    fault_at = now + self.random.uniform(0.3, 1.7) * FAULT_EVERY
                 if now >= sample_at:
                     self._sample()
                     sample_at = now + 1.0
@@ -113,6 +133,19 @@ class Conductor:
                 os.kill(pid, signal.SIGCONT)
         self.chaos[f"members {what}"] += 1
 
+    def _have_a_fault(self) -> None:
+        pid = self.random.choice((*self.survivors, *sorted(self.victims)))
+        if "signals" in self.faults:
+            number = self.random.choice(SIGNALS)
+            os.kill(pid, number)
+            self.chaos[f"{number.name} sent"] += 1
+        if "descriptors" in self.faults:
+            whose = "a member"
+            if self.random.random() < 0.2:
+                pid, whose = self._manager_now, "the manager"
+            if self._shortages.begin(pid):
+                self.chaos[f"moments without descriptors for {whose}"] += 1
+
     def _hit_the_manager(self) -> None:
         pid = self._manager()
         if pid is None:
@@ -124,7 +157,7 @@ class Conductor:
         if self.random.random() < 0.2 and (successor := self._manager(pid)) is not None:
             os.kill(successor, signal.SIGKILL)
             self.chaos["managers killed"] += 1
-        self._manager(pid)
+        self._manager_now = self._manager(pid) or 0
 
     def _manager(self, before: int = 0) -> int | None:
         """The manager's pid, once it is another than the one before."""
@@ -141,7 +174,10 @@ class Conductor:
         return None
 
     def _sample(self) -> None:
-        pids = dict(zip(self.usage, (*self.survivors, self._manager() or 0), strict=True))
+        self._manager_now = self._manager() or 0
+        if "descriptors" in self.faults:
+            self._shortages.end(self._manager_now)
+        pids = dict(zip(self.usage, (*self.survivors, self._manager_now), strict=True))
         for who, pid in pids.items():
             try:
                 process = psutil.Process(pid)
@@ -156,6 +192,7 @@ class Conductor:
     def finish(self, patience: float) -> list[str]:
         """Let everybody finish; who did not, and what the survivors' exit codes were if not 0."""
         self.over[0] = 1
+        self._shortages.end_all()
         for pid in self._stopped:
             os.kill(pid, signal.SIGCONT)
         left, deadline = {*self.victims, *self.survivors}, time.monotonic() + patience

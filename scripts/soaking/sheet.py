@@ -23,10 +23,12 @@ class Jobs:
     right: int = 0
     killed: int = 0  # their process was killed, or stopped for good, while they ran
     by_database: int = 0
+    by_fault: int = 0  # one on purpose: a signal's handler ended it, or there were no descriptors
     errors: list[str] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)  # begun in a process that ended well, and never ended
     waits: list[float] = field(default_factory=list)
     refused: int = 0  # opens that the server refused, to processes that ended well
+    faults: Counter[str] = field(default_factory=Counter)  # on purpose
 
     @classmethod
     def read(cls, folder: str) -> Jobs:
@@ -42,6 +44,9 @@ class Jobs:
                         jobs.begun += 1
                         running.add(job)
                         continue
+                    if kind == "f":
+                        jobs.faults[more] += 1
+                        continue
                     if kind == "r":
                         jobs.refused += int(more)
                         ended = True
@@ -52,6 +57,8 @@ class Jobs:
                         jobs.waits.append(float(more))
                     elif kind == "d":
                         jobs.by_database += 1
+                    elif kind == "s":
+                        jobs.by_fault += 1
                     else:
                         jobs.errors.append(f"process {name}, job {job}: {more}")
             if ended:
@@ -88,6 +95,7 @@ class Sheet:
     peak_server: int | None  # None: there is none
     peak_ledger: int
     samples: int
+    members: int  # at the same time, as many as there may be
     had_in_the_end: int  # permits that one process could have at once
     left_connections: int
     left_processes: list[str]
@@ -111,22 +119,25 @@ class Sheet:
             ("jobs begun", f"{jobs.begun}", jobs.begun > 0),
             ("… with the right answer", f"{jobs.right}", jobs.right > 0),
             ("… whose process was killed", f"{jobs.killed}", True),
+            ("… ended by a fault on purpose", f"{jobs.by_fault}", True),
             ("… failed by the database", f"{jobs.by_database}", self.cuts or not jobs.by_database),
             ("… failed by the pool", f"{len(jobs.errors)}", not jobs.errors),
             ("… not accounted for", f"{len(jobs.lost)}", self._adds_up()),
             ("processes left", f"{len(self.left_processes)}", not self.left_processes),
             ("files left", f"{len(self.left_files)}", not self.left_files),
         ]
+        # The manager keeps sockets of each member's connections that have ended, until there are many.
+        ended = KEPT * self.members if self.peak_server is not None else 0
         for who, usage in self.usage.items():
             fds, grown, most = usage.growth()
-            kept = KEPT if who == "manager" else 0  # of a member's connections that have ended
+            kept = ended if who == "manager" else 0
             lines.append((f"{who}: descriptors more", f"{fds:+.0f}", fds <= self.max_size + kept))
             lines.append((f"{who}: memory more", f"{grown:+.1f} MiB", grown <= most))
         return lines
 
     def _adds_up(self) -> bool:
         jobs = self.jobs
-        accounted = jobs.right + jobs.killed + jobs.by_database + len(jobs.errors)
+        accounted = jobs.right + jobs.killed + jobs.by_database + jobs.by_fault + len(jobs.errors)
         return not jobs.lost and accounted == jobs.begun
 
     @property
@@ -147,6 +158,8 @@ class Sheet:
         console.print(
             f"refused by the server because it was full, and asked again: {jobs.refused}; {self.samples} samples"
         )
-        console.print("chaos: " + ", ".join(f"{count} {what}" for what, count in sorted(self.chaos.items())))
+        for title, counts in (("chaos", self.chaos), ("faults on purpose", jobs.faults)):
+            if counts:
+                console.print(f"{title}: " + ", ".join(f"{count} {what}" for what, count in sorted(counts.items())))
         for text in (*jobs.errors[:5], *jobs.lost[:5], *self.left_processes[:5], *self.left_files[:5]):
             console.print(f"[red]{text}", highlight=False)

@@ -618,6 +618,28 @@ def test_members_with_nothing_take_turns() -> None:
     assert holder.limit == 0
 
 
+def test_what_is_in_use_is_not_taken_for_a_line_that_is_there_for_a_moment() -> None:
+    books = Sheet(10)
+    holder = books.member(0, credit=9, in_use=9, waiting=1)
+    books.member(1, credit=1, in_use=1, waiting=1, ripe_at=NOW)
+    plan = books.plan(NOW)
+    assert (holder.limit, plan.again_at) == (9, pytest.approx(NOW + (TURN - 1) * C))
+    books.plan(NOW + TURN * C)
+    assert holder.limit == 8
+
+
+def test_one_that_asks_in_vain_lets_another_ask(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Although it is read again and again, and is due to ask each time."""
+    monkeypatch.setattr("mppool.core.books.ASKERS", 1)
+    books, asked = Sheet(2), []
+    for member in (0, 1):
+        books.member(member, credit=1, in_use=1, waiting=1, ripe_at=NOW)
+    for turn in range(4):
+        books.plan(NOW + 1.01 * C * turn)
+        asked += books._asking
+    assert asked == [0, 1, 0, 1]
+
+
 def test_warmth_is_granted_from_what_nobody_waits_for_and_within_the_fair_share() -> None:
     books = Sheet(10)
     for number in range(3):
@@ -695,8 +717,8 @@ def test_moves_for_members_that_have_a_connection_are_fewer() -> None:
     holder = books.member(0, credit=39, idle=39)
     books.member(1, credit=1, in_use=1, waiting=60, ripe_at=NOW)
     books.plan(NOW)
-    assert holder.target == 39 - 10, "a quarter of the permits at once"
-    books._rich_moves.spend(10)
+    assert holder.target == 39 - 5, "an eighth of the permits at once"
+    books._rich_moves.spend(5)
     plan = books.plan(NOW)
     assert (holder.target, plan.again_at) == (39, pytest.approx(NOW + C / RICH))
 

@@ -312,3 +312,17 @@ def test_a_permit_that_comes_begins_the_sum_anew() -> None:
     shortage.ends(10.5)
     shortage.begins(10.5, COST)
     assert shortage.ripe_at == pytest.approx(10.4 + COST)
+
+
+def test_a_closed_connection_that_the_server_keeps_is_in_use() -> None:
+    machine = PoolMachine(0, MAX_IDLE)
+    slots = [machine.take(0.0, COST) for _ in range(2)]
+    for slot in slots:
+        machine.opened(slot, object(), 0.0, KEEP_ALIVE)
+    lost, gone = machine.discard(set(slots))
+    machine.lose(lost)
+    machine.closed(gone)
+    machine.lose(gone)  # it has ended in the same instant
+    assert (machine.demand, machine.lent, machine.serves, machine.slots) == (1, 0, False, {lost})
+    machine.closed(lost)
+    assert not any((machine.slots, machine.borrowed, machine.lost, machine.closing))

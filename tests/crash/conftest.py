@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
+from tests.beats import Clock, beating
 from tests.servers import Judge
 
 
@@ -13,3 +16,10 @@ def judge(request: pytest.FixtureRequest, database_uri: str) -> Judge | None:
             found: Judge = request.getfixturevalue(name)
             return found
     return None
+
+
+@pytest.fixture
+def clock() -> Iterator[Clock]:
+    """For bounds: its seconds are longer on a machine that is busy with other things."""
+    with beating() as found:
+        yield found

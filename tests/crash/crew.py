@@ -30,7 +30,7 @@ from tests.waiting import Child, until
 REPEAT = int(os.environ.get("MPPOOL_TEST_REPEAT", "0"))
 # Seconds that anybody may wait when processes and their manager are killed on a machine busy with other tests: a
 # new manager alone may take one then. It is far from what a permit takes that is lost (for ever) or only waited for (a
-# minute); the figures that tests print are what to look at.
+# minute); the figures that tests print are what to look at. Under full load the seconds are those of `tests.beats`.
 SLOWEST = 5.0
 PATIENCE = 20.0  # seconds that a borrow may take before it is an error: far beyond what any test allows
 
@@ -55,6 +55,10 @@ class Books:
         while before != now:
             before, now = now, read()
         return {pid: value for pid, value in now if pid}
+
+    def lowest(self) -> int:
+        """The pid of the member that has the lowest row."""
+        return next(pid for at in map(self._ledger.row, range(64)) if (pid := int(self.cells[at + L.PID])))
 
     def __str__(self) -> str:
         """Who has what, a line a member."""
@@ -153,7 +157,8 @@ class Load:
         self._stop.set()
         for each in self._threads:
             each.join()
-        return {"borrows": len(self.waits), "worst": max(wait for _, wait in self.waits), "failures": self.failures}
+        ended, wait = max(self.waits, key=lambda each: each[1])
+        return {"borrows": len(self.waits), "worst": (ended - wait, ended), "failures": self.failures}
 
 
 class Actions:
@@ -201,6 +206,11 @@ class Actions:
                 return False
         except errors.PoolTimeoutError:
             return True
+
+    def execute(self, sql: str) -> None:
+        """Have the database at work."""
+        with self.pool.connection() as conn:
+            conn.query(sql)
 
     def stats(self) -> Any:
         return self.pool.stats()

@@ -136,11 +136,17 @@ class Stage:
 
 
 @contextmanager
-def staged(uri: str, judge: Judge | None) -> Iterator[Stage]:
+def staged(uri: str, judge: Judge | None, below: int = 0) -> Iterator[Stage]:
+    """``below``: so many rows below the survivors' are free, for newcomers."""
     with PoolManager(uri, MAX_SIZE) as manager, ExitStack() as stack:
         books = Books(manager.name)
         stack.callback(books.close)
-        survivors = stack.enter_context(crew(manager, 2))
+        with crew(manager, below) as first:
+            survivors = stack.enter_context(crew(manager, 2))
+            for each in (*first, *survivors):
+                each.ask("probe")  # so it takes a row
+            for each in first:
+                each.ask("leave")
         watch = stack.enter_context(Watch(books))
         seen = stack.enter_context(judge.watch(0.002)) if judge is not None else None
         yield Stage(manager, books, survivors, watch, seen)

@@ -23,7 +23,8 @@ from mppool.database.verdicts import is_full, is_permanent
 from mppool.settings import Database
 from tests import servers
 
-LOOKS = "-c%20client_connection_check_interval%3D100"
+PROBES = "-c%20tcp_keepalives_idle%3D30%20-c%20tcp_keepalives_interval%3D5%20-c%20tcp_keepalives_count%3D3"
+LOOKS = f"-c%20client_connection_check_interval%3D100%20{PROBES}"
 
 
 @pytest.fixture
@@ -289,7 +290,11 @@ def test_mysql_opens_one_connection_not_two(mysql_uri: str) -> None:
         ("postgresql://h/d?x=1", f"&connect_timeout=5&options={LOOKS}"),
         ("postgresql://h/d?connect_timeout=9", f"&options={LOOKS}"),
         ("postgresql://h/d?connect_timeout=9&options=-c%20a%3Db", f"%20{LOOKS}"),
-        ("postgresql://h/d?connect_timeout=9&options=-c%20client_connection_check_interval%3D7", ""),
+        ("postgresql://h/d?connect_timeout=9&options=-c%20client_connection_check_interval%3D7", f"%20{PROBES}"),
+        (
+            "postgresql://h/d?connect_timeout=9&options=-c%20tcp_keepalives_idle%3D7",
+            "%20-c%20client_connection_check_interval%3D100",
+        ),
         ("mysql://h/d", "?connect_timeout=5&prefer_socket=false"),
         ("mysql://h/d?socket=/x", "&connect_timeout=5"),
         ("mysql://h/d?prefer_socket=true&connect_timeout=1", ""),
@@ -305,6 +310,13 @@ def test_connect_timeout_is_whole_seconds_and_at_least_one() -> None:
     database = Database.parse("postgresql://h/d")
     for given, whole in ((0.1, 1), (2.0, 2), (2.1, 3)):
         assert with_defaults(database, given, False).endswith(f"?connect_timeout={whole}")
+
+
+def test_a_postgresql_server_ends_a_client_that_is_silent(postgres_uri: str) -> None:
+    link = open_link(Database.parse(postgres_uri))
+    for name, seconds in uris.PROBES.items():
+        assert drive(link.call("query_typed", link.statement(f"SHOW {name}"))).get_first() == {name: str(seconds)}
+    assert link.close()
 
 
 def test_a_server_that_does_not_look_after_its_clients(postgres_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:

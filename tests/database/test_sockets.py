@@ -43,6 +43,21 @@ def test_the_cores_sockets(provider: str, by: str, request: pytest.FixtureReques
         assert link.close()
 
 
+@pytest.mark.parametrize("provider", ["postgresql", "mysql"])
+def test_an_idle_connection_is_not_forgotten_by_a_firewall(provider: str, request: pytest.FixtureRequest) -> None:
+    link = open_link(
+        Database.parse(request.getfixturevalue("postgres_uri" if provider == "postgresql" else "mysql_uri"))
+    )
+    found = link.live_socket()
+    assert found is not None
+    with socket.socket(fileno=os.dup(found[0])) as twin:
+        assert twin.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        for name, value in sockets.KEEP_ALIVE:
+            if hasattr(socket, name):
+                assert twin.getsockopt(socket.IPPROTO_TCP, getattr(socket, name)) == value
+    assert link.close()
+
+
 def test_a_number_used_again_is_not_the_same() -> None:
     first, second = socket.socketpair()
     pair = (first.fileno(), os.fstat(first.fileno()).st_ino)

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
+import struct
 import subprocess
 import tempfile
+import threading
 from collections.abc import Iterator
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -15,6 +19,7 @@ from mppool import errors
 from mppool.database import flow
 from mppool.database.driver import drive
 from mppool.database.opening import open_link
+from mppool.database.verdicts import is_permanent
 from mppool.uri import Database
 from tests import private_servers, servers
 from tests.private_servers import NoServer, Postgres
@@ -152,3 +157,48 @@ def test_mysql(mariadb: str, authority: Authority) -> None:
     assert not used(mariadb)
     refused(f"{mariadb}?sslaccept=strict", "certificate verify failed|TLS")
     refused(f"{mariadb.replace('localhost', '127.0.0.1')}?sslaccept=strict{known}", "certificate verify failed|TLS")
+
+
+# -- a handshake that is cut off -----------------------------------------------------------------------------
+
+
+def _greeting(server: servers.Server) -> bytes:
+    """A MariaDB server's first words, as one with TLS says them."""
+    port = urlsplit(server.uri).port or 3306
+    with socket.create_connection(("127.0.0.1", port)) as real:
+        said = bytearray(real.recv(4096))
+    capabilities = said.index(0, 5) + 1 + 4 + 8 + 1  # after the version: a number, the salt, a filler
+    said[capabilities + 1] |= 0x08
+    return bytes(said)
+
+
+def _cut_off(listener: socket.socket, greeting: bytes, with_a_reset: bool) -> None:
+    """Be a server with TLS that hangs up when the handshake has begun."""
+    client, _ = listener.accept()
+    with client:
+        if greeting:
+            client.sendall(greeting)
+            client.recv(4096)  # that it would like TLS
+        else:
+            client.recv(8)  # the same
+            client.sendall(b"S")
+        client.recv(4096)
+        if with_a_reset:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+@pytest.mark.parametrize("how", ["reset", "end of file"])
+@pytest.mark.parametrize("kind", ["postgresql", "mysql"])
+def test_a_handshake_that_is_cut_off_may_succeed_the_next_time(
+    kind: str, how: str, request: pytest.FixtureRequest
+) -> None:
+    greeting = _greeting(request.getfixturevalue("mysql_server")) if kind == "mysql" else b""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = threading.Thread(target=_cut_off, args=(listener, greeting, how == "reset"))
+        server.start()
+        tls = "sslmode=require" if kind == "postgresql" else "sslaccept=accept_invalid_certs"
+        uri = f"{kind}://somebody@127.0.0.1:{listener.getsockname()[1]}/shop?{tls}&connect_timeout=1"
+        with pytest.raises(errors.ConnectError) as caught:
+            open_link(Database.parse(uri))
+        server.join()
+    assert not is_permanent(caught.value), caught.value

@@ -40,10 +40,15 @@ MOST_TURNS = 20_000  # of greenlets in one race
 
 
 class Task:
-    """A thread of some process. ``ready``: it waits for that, or until a time; None: it can go on."""
+    """A thread of some process. ``ready``: it waits for that, or until a time; None: it can go on.
 
-    def __init__(self, run: Callable[[], None], priority: float) -> None:
-        self.greenlet = greenlet(run)
+    Args:
+        hub: goes on when the task has ended. By default the greenlet that made it would, whatever that waits for: it
+            would take a lock that another one holds.
+    """
+
+    def __init__(self, run: Callable[[], None], priority: float, hub: greenlet) -> None:
+        self.greenlet = greenlet(run, hub)
         self.priority = priority
         self.ready: Callable[[], object] | None = None
         self.until: float | None = None
@@ -124,7 +129,7 @@ class World:
             except BaseException as error:
                 self.error = self.error or error
 
-        self.tasks.append(Task(guarded, self.schedule.priority()))
+        self.tasks.append(Task(guarded, self.schedule.priority(), self.hub))
 
     def step(self) -> None:
         """Another task may go on now."""
@@ -133,15 +138,20 @@ class World:
             return
         self.steps += 1
         if self.schedule.switches(task, self.steps):
-            self.hub.switch()
+            self._let_others(task)
 
     def wait(self, ready: Callable[[], object], until: float | None = None) -> None:
         """Until something is so, or it is time."""
         task = self.task
         assert task is not None, "only tasks wait"
         task.ready, task.until = ready, until
-        self.hub.switch()
+        self._let_others(task)
         task.ready = task.until = None
+
+    def _let_others(self, task: Task) -> None:
+        """Return when it is this task's turn again."""
+        self.hub.switch()
+        assert self.task is task, "a task goes on that nobody picked"
 
     def run(self) -> None:
         """Until everybody waits."""

@@ -65,6 +65,7 @@ SHORT: list[tuple[int, list[tuple[int, str]], list[list[str]]]] = [  # permits, 
     (1, [(0, "borrow")], [["drop"], ["borrow", "quit"], ["borrow"]]),
     (2, [(0, "borrow"), (1, "borrow"), (1, "borrow")], [["nap", "back"], ["rest"]]),
     (3, [(0, "borrow"), (1, "borrow")], [["borrow", "quit", "borrow", "back"], ["borrow", "borrow"]]),
+    (2, [(0, "borrow"), (1, "borrow")], [["drop", "borrow"], ["borrow", "nap", "quit"]]),
 ]
 
 
@@ -149,12 +150,34 @@ SEEN = [  # schedules that once left somebody waiting
         ),
         639,
     ),
+    # A permit that was called back was put back before it could be read that others wait; it was being closed when its
+    # member was read, and it was not read again.
+    (Script(1, [(0, "borrow")], [["drop"], ["borrow"]], "sqlite"), 112394),
+    (Script(1, [(0, "borrow")], [["drop"], ["borrow", "quit"], ["borrow"]], "sqlite"), 2118),
+    # A permit was called back for callers that had given up when they were read again. Nobody wanted it any more, so
+    # its member did not tell that it had put it back, and left it alone although callers of its own came.
+    (Script(2, [(0, "borrow"), (1, "borrow")], [["drop", "borrow"], ["borrow", "nap", "quit"]], "sqlite"), 537),
 ]
 
 
 @pytest.mark.parametrize(("script", "seed"), SEEN)
 def test_nobody_is_left_waiting_any_more(script: Script, seed: int) -> None:
     play(script, seed)
+
+
+def test_the_end_of_a_task_is_nobodys_turn() -> None:
+    """The harness: a task that waits does not go on because one that it made has ended, else a lock lets two in."""
+    went_on: list[bool] = []
+
+    def waits() -> None:
+        world.spawn(lambda: None)
+        world.wait(lambda: False)
+        went_on.append(True)
+
+    with world_of(0, 1, 1, "sqlite") as world:
+        world.spawn(waits)
+        world.run()
+        assert not went_on
 
 
 # -- planted bugs --------------------------------------------------------------------------------------------
