@@ -422,7 +422,8 @@ class Link:
     """A connection whose server does all at once."""
 
     suspect = in_transaction = doubtful = False
-    socket = conn = None
+    socket = conn = name = None
+    since = 0.0
 
     def __init__(self, provider: str) -> None:
         self.provider = provider
