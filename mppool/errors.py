@@ -18,6 +18,7 @@ __all__ = [
     "ConnectError",
     "ExecuteError",
     "IsoLevelError",
+    "LeaseReusedError",
     "ManagerFullError",
     "ManagerUnavailableError",
     "NotConnectedError",
@@ -32,6 +33,7 @@ __all__ = [
     "PySQLXError",
     "QueryError",
     "RawCmdError",
+    "ReentrantBorrowError",
     "StartTransactionError",
     "TooManyWaitingError",
     "UnsupportedError",
@@ -219,6 +221,17 @@ class PoolAlreadyStartedError(PoolError):
 
 class PoolAlreadyClosedError(PoolError):
     """``stop()`` of a handle that is not running."""
+
+
+class LeaseReusedError(PoolError):
+    """One ``pool.connection()`` was entered a second time: each ``with`` block needs one of its own."""
+
+
+class ReentrantBorrowError(PoolError):
+    """A signal handler or a finaliser borrowed where it would have had to wait for the very thread that it interrupted.
+
+    Nothing was borrowed.
+    """
 
 
 class TooManyWaitingError(PoolError):

@@ -428,7 +428,7 @@ class Books:
         """Members have just been told that others wait: whether one has put a permit back before it could read that."""
         before = len(self._slack)
         self._search()
-        for member in self._ordered:
+        for member in list(self._ordered):  # one that was closing a connection when the plan was made may have done so
             self.hear(member)
         return len(self._slack) > before or any(self._is_unused(self.accounts[member]) for member in self._ordered)
 

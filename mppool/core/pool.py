@@ -6,6 +6,11 @@ caller waits. Callers are served first come, first served.
 
 The machine is not thread-safe and does no I/O: its caller holds a lock around each method and does afterwards
 what the method returned.
+
+A caller's step can be broken off between any two of its operations, by Ctrl-C for instance. So each step first writes
+where a slot goes, and only then takes it away from where it was, each with a single store: a slot is never nowhere.
+`PoolMachine.mend` makes whole what was left half done. To whom a slot is lent, who is to be woken and what the agent
+has still to begin are state, too, and not the return value of a call that may never return.
 """
 
 from __future__ import annotations
@@ -18,27 +23,34 @@ from typing import Any, NamedTuple
 class Slot:
     """A permit and, once it is open, its connection."""
 
-    __slots__ = ("expires", "face", "idle_since", "link")
+    __slots__ = ("expires", "idle_since", "link")
 
     def __init__(self) -> None:
         self.link: Any = None
-        self.face: Any = None  # what the present borrower holds
         self.expires = self.idle_since = 0.0
 
 
 class Waiter:
-    """A caller in line. Served: ``slot`` is set. Failed: ``error`` is set. Only under the pool's lock."""
+    """A caller. In line, served or an idle connection lent: ``slot`` is set. Failed: ``error`` is set. Only under the
+    pool's lock. ``broken``: an exception has ended its borrow."""
 
-    __slots__ = ("error", "since", "slot")
+    __slots__ = ("broken", "error", "since", "slot")
 
     def __init__(self, since: float) -> None:
         self.since = since
         self.slot: Slot | None = None
         self.error: BaseException | None = None
+        self.broken: object = None
 
     def wake(self) -> bool:
-        """Tell the caller to look; False: it can no longer be told. Called without the lock."""
+        """Tell the caller to look; False: it can no longer be told. Called without the lock, perhaps more than once."""
         raise NotImplementedError
+
+    def let_go(self) -> None:
+        """What was borrowed is of no more use to the caller."""
+
+    def leave_to_parent(self) -> None:
+        """In a forked child: what was borrowed is the parent's."""
 
 
 class Shortage:
@@ -110,23 +122,27 @@ class PoolMachine:
         self.max_idle = max_idle
         self.slots: set[Slot] = set()  # every permit here
         self.idle: list[Slot] = []  # a stack: the warmest connection is lent first
-        self.borrowed: set[Slot] = set()
+        self.borrowed: dict[Slot, Waiter] = {}  # and to whom
         self.opening: set[Slot] = set()
-        self.tending: set[Slot] = set()
-        self.closing: set[Slot] = set()
-        self.lost: set[Slot] = set()  # those of the borrowed that only the server still has in use
+        self.tending: dict[Slot, bool] = {}  # and whether somebody has begun with it
+        self.closing: dict[Slot, bool] = {}  # the same
+        self.lost: set[Slot] = set()  # those of the borrowed that only the server still has in use, lent to `_nobody`
         self.waiters: OrderedDict[Waiter, None] = OrderedDict()
+        self.called: dict[Waiter, None] = {}  # served or failed, and perhaps not woken yet
         self.shortage = Shortage()
         self.stopped = False
+        self._nobody = Waiter(0.0)
 
     # -- callers ---------------------------------------------------------------------------------------------
 
-    def borrow(self) -> Slot | None:
-        """The most recently used idle connection, if there is one."""
-        if not self.idle:
+    def borrow(self, caller: Waiter) -> Slot | None:
+        """Lend the most recently used idle connection, if there is one."""
+        idle = self.idle
+        if not idle:
             return None
-        slot = self.idle.pop()
-        self.borrowed.add(slot)
+        caller.slot = slot = idle[-1]
+        self.borrowed[slot] = caller
+        del idle[-1]
         return slot
 
     def line_up(self, waiter: Waiter, cost: float) -> None:
@@ -144,7 +160,7 @@ class PoolMachine:
             self.shortage.ends(now)
         return True
 
-    def give_back(self, slot: Slot, now: float, limit: int, *, fit: bool, tend: bool) -> Serve | Close | Tend | None:
+    def give_back(self, slot: Slot, now: float, limit: int, fit: bool, tend: bool) -> Serve | Close | Tend | None:
         """A borrower is done. None: the connection lies idle.
 
         Args:
@@ -152,34 +168,87 @@ class PoolMachine:
             fit: whether the connection may be lent again.
             tend: whether it must be checked or reset first.
         """
-        self.borrowed.remove(slot)
-        if not fit or self.stopped or now >= slot.expires or len(self.slots) - len(self.closing) > limit:
-            self.closing.add(slot)
+        # Few have more slots than they may keep, so the second look is seldom taken.
+        over = len(self.slots) > limit and len(self.slots) - len(self.closing) > limit
+        if over or not fit or self.stopped or now >= slot.expires:
+            self.closing[slot] = False
+            del self.borrowed[slot]
             return Close(slot)
         if tend:
-            self.tending.add(slot)
+            self.tending[slot] = False
+            del self.borrowed[slot]
             return Tend(slot)
-        return self._offer(slot, now)
+        if self.waiters:
+            return self._serve(slot, now)
+        slot.idle_since = now
+        self.idle.append(slot)
+        del self.borrowed[slot]
+        return None
 
     def _offer(self, slot: Slot, now: float) -> Serve | None:
         if self.waiters:
-            waiter, _ = self.waiters.popitem(last=False)
-            if not self.waiters:
-                self.shortage.ends(now)
-            waiter.slot = slot
-            self.borrowed.add(slot)
-            return Serve(waiter)
+            return self._serve(slot, now)
         slot.idle_since = now
         self.idle.append(slot)
         return None
+
+    def _serve(self, slot: Slot, now: float) -> Serve:
+        waiter = next(iter(self.waiters))
+        self.borrowed[slot] = waiter
+        waiter.slot = slot
+        self._call(waiter)
+        if not self.waiters:
+            self.shortage.ends(now)
+        return Serve(waiter)
+
+    def _call(self, waiter: Waiter) -> None:
+        self.called[waiter] = None
+        del self.waiters[waiter]
 
     def vet(self) -> Tend | None:
         """Have an idle connection checked before it goes to whoever is first in line then; call until None."""
         if not self.idle or len(self.tending) >= len(self.waiters):
             return None
-        slot = self.idle.pop()
-        self.tending.add(slot)
+        slot = self.idle[-1]
+        self.tending[slot] = False
+        del self.idle[-1]
         return Tend(slot)
+
+    def begin(self) -> list[Close | Tend]:
+        """What has to be closed or tended and nobody has begun with; whoever calls this begins now."""
+        todo: list[Close | Tend] = []
+        for slot, begun in self.closing.items():
+            if not begun:
+                self.closing[slot] = True
+                todo.append(Close(slot))
+        for slot, begun in self.tending.items():
+            if not begun:
+                self.tending[slot] = True
+                todo.append(Tend(slot))
+        return todo
+
+    def mend(self, now: float) -> None:
+        """A step was broken off: make whole what it left. A slot in two places is where the step was to take it."""
+        for slot in self.lost:
+            self.borrowed[slot] = self._nobody
+            self.closing.pop(slot, None)
+        for slot in list(self.slots):
+            leaves = slot in self.closing or slot in self.tending
+            if leaves and slot in self.idle:
+                self.idle.remove(slot)
+            if slot in self.borrowed and (leaves or slot in self.idle):
+                del self.borrowed[slot]
+        for slot, caller in self.borrowed.items():
+            if caller in self.waiters:
+                caller.slot = slot
+                self._call(caller)
+        for waiter in list(self.waiters):
+            if waiter.error is not None:
+                self._call(waiter)
+        if self.waiters and not self.shortage.since:
+            self.shortage.begins(now, 0.0)
+        elif self.shortage.since and not self.waiters:
+            self.shortage.ends(now)
 
     # -- connections -----------------------------------------------------------------------------------------
 
@@ -195,7 +264,7 @@ class PoolMachine:
         self.opening.remove(slot)
         slot.link, slot.expires = link, expires
         if self.stopped:
-            self.closing.add(slot)
+            self.closing[slot] = False
             return Close(slot)
         return self._offer(slot, now)
 
@@ -205,26 +274,26 @@ class PoolMachine:
         self.slots.remove(slot)
 
     def tended(self, slot: Slot, now: float, limit: int, *, fit: bool) -> Serve | Close | None:
-        self.tending.remove(slot)
+        del self.tending[slot]
         if not fit or self.stopped or len(self.slots) - len(self.closing) > limit:
-            self.closing.add(slot)
+            self.closing[slot] = False
             return Close(slot)
         return self._offer(slot, now)
 
     def lose(self, slot: Slot) -> None:
         """The server does not end a connection that is being closed: its permit is in use, and not about to be free."""
         if slot in self.closing:
-            self.closing.remove(slot)
-            self.borrowed.add(slot)
             self.lost.add(slot)
+            self.borrowed[slot] = self._nobody
+            del self.closing[slot]
 
     def closed(self, slot: Slot) -> None:
         """The connection is gone: the permit can go back."""
         if slot in self.lost:
+            del self.borrowed[slot]
             self.lost.remove(slot)
-            self.borrowed.remove(slot)
         else:
-            self.closing.remove(slot)
+            del self.closing[slot]
         self.slots.remove(slot)
 
     # -- upkeep ----------------------------------------------------------------------------------------------
@@ -290,8 +359,9 @@ class PoolMachine:
         return [self._retire(index) for index in reversed(range(len(self.idle))) if self.idle[index] in broken]
 
     def _retire(self, index: int) -> Slot:
-        slot = self.idle.pop(index)
-        self.closing.add(slot)
+        slot = self.idle[index]
+        self.closing[slot] = False
+        del self.idle[index]
         return slot
 
     def next_expiry(self, now: float) -> float | None:
@@ -305,16 +375,14 @@ class PoolMachine:
     def fail_all(self, error: BaseException, now: float) -> list[Waiter]:
         """Everyone in line gets this error; wake them."""
         failed = list(self.waiters)
-        if failed:
-            self.shortage.ends(now)
-        self.waiters.clear()
         for waiter in failed:
             waiter.error = error
+            self._call(waiter)
+        if failed:
+            self.shortage.ends(now)
         return failed
 
     def stop(self) -> list[Slot]:
         """Lend nothing any more; the idle connections to close. Borrowed ones follow as they come back."""
         self.stopped = True
-        idle, self.idle = self.idle, []
-        self.closing.update(idle)
-        return idle
+        return [self._retire(index) for index in reversed(range(len(self.idle)))]

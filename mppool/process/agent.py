@@ -15,19 +15,20 @@ import random
 import selectors
 import threading
 import time
-from _thread import allocate_lock
+from _thread import allocate_lock, get_ident
 from time import monotonic
 from typing import TYPE_CHECKING
 
 from mppool import errors
 from mppool.core.backoff import Backoff
-from mppool.core.pool import Slot, Waiter
+from mppool.core.pool import Slot, Tend, Waiter
 from mppool.database.parking import OURS
 from mppool.database.sockets import Endings
 from mppool.database.verdicts import is_permanent
 from mppool.late import late
 from mppool.process.alarm import Alarm
 from mppool.process.gate import Gate
+from mppool.process.lease import forgotten
 from mppool.process.member import Member
 from mppool.process.succession import Succession
 from mppool.shared import identity
@@ -44,6 +45,7 @@ NO_ROOM = (0.02, 0.5)  # seconds until the next try to attach, when there is no 
 # Seconds. Whatever other code does to the descriptors that the agent sleeps on, it looks at them again after so long.
 LONGEST_SLEEP = 10.0
 TAKEN = "other code of this process has closed descriptors of the pool; attaching to the manager again"
+FORGOTTEN = 0.5  # seconds until borrowers are looked for again that nobody knows any more, while others wait
 SHARE_AGAIN = 0.01  # seconds until the manager is told again of a connection, when it was behind with its reading
 
 
@@ -69,7 +71,7 @@ class Agent:
         self._asleep = False
         self._change = allocate_lock()  # of those two
         self._thread = self._new_thread()
-        self._upkeep_at = 0.0
+        self._upkeep_at = self._forgotten_at = 0.0
         self._starting = [starting] if starting is not None else []
         self._ending: list[Waiter] = []
         self._start_failed = False  # before anything was open: the pool is about to be stopped
@@ -190,12 +192,10 @@ class Agent:
         if wake:
             self.wake()
 
-    def connect_succeeded(self) -> None:
-        """Under the pool's lock."""
+    def connect_succeeded(self) -> int:
+        """How many tries had failed before. Under the pool's lock."""
         self._start_failed = False
-        failures = self._gate.succeeded()
-        if failures:
-            logger.info("pool %s: connected again, after %d tries", self._pool.name, failures + 1)
+        return self._gate.succeeded()
 
     def failing(self, error: errors.ConnectError) -> tuple[list[Waiter], float | None]:
         """A connection could not be opened. Under the pool's lock, in one go with the machine's report, or the agent
@@ -223,12 +223,19 @@ class Agent:
         self.wake()
 
     def held_elsewhere(self) -> dict[int, int] | None:
-        """{pid: connections held} of the other members; None: no seat yet."""
+        """{pid: connections held} of the other members; None: no seat yet, or no more. Without the lock."""
         member = self._member
         if member is None or self.done:
             return None
-        cells, rows = member.cells, (member.ledger.row(index) for index in range(L.ROWS))
-        return {cells[at + L.PID]: cells[at + L.HELD] for at in rows if at != member.at and cells[at + L.HELD]}
+        try:
+            pids, counts = (member.ledger.column(cell, L.ROWS) for cell in (L.PID, L.HELD))
+        except ValueError:
+            return None  # it has been closed just now
+        own = (member.at - L.HEADER) // L.ROW
+        return {pid: count for row, (pid, count) in enumerate(zip(pids, counts, strict=True)) if count and row != own}
+
+    def is_this_thread(self) -> bool:
+        return self._thread.ident == get_ident()
 
     def nobody_served(self) -> bool:
         """Whether every permit of the budget is in use by connections that are closed, but not at the server."""
@@ -309,7 +316,7 @@ class Agent:
         before, pool = self._member, self._pool
         if before is not None:
             self._listen(False)
-        with pool.lock:
+        with pool.step:
             while before is not None and _take(before):
                 pass
             self._member = member
@@ -331,7 +338,7 @@ class Agent:
             if self.lost and (found := self._succession.found(monotonic())):
                 self._sit_down(found)
             pause = self._reconcile(monotonic())
-            if machine.stopped and not machine.slots:
+            if machine.stopped and not machine.slots and not machine.waiters:
                 return
             if not self._is_whole():
                 self._make_whole()
@@ -388,18 +395,16 @@ class Agent:
         """Lend no connection that its server has ended; one that is borrowed is replaced when it comes back."""
         pool, machine = self._pool, self._pool.machine
         self._endings.hear()
-        with pool.lock:
-            links = {slot.link: slot for slot in (*machine.idle, *(machine.borrowed - machine.lost))}
+        with pool.step:
+            lent = (slot for slot in machine.borrowed if slot not in machine.lost)
+            links = {slot.link: slot for slot in (*machine.idle, *lent)}
             known = {link.socket: link for link in links if link.socket is not None and link.conn is not None}
             ended = [known[socket] for socket in Endings.among(known)]
             ended += [link for link in links if link.socket is None and link.conn is not None and link.taken()]
             for link in ended:
                 link.doubtful = True
-            leaving = machine.discard({links[link] for link in ended})
-            if leaving:
+            if machine.discard({links[link] for link in ended}):
                 pool.publish()
-        for slot in leaving:
-            pool.workshop.close_at_once(slot)
 
     def _manager_lost(self, member: Member, *why: str) -> None:
         """Go on with what this process has."""
@@ -411,8 +416,9 @@ class Agent:
         self._succession.begin(*why)
 
     def _finish(self) -> None:
+        self.begin_work()
         self._pool.workshop.join(5.0)
-        with self._pool.lock:
+        with self._pool.step:
             self.done = True
             ending, self._ending = self._ending, []
             members = [member for member in (self._member, self._succession.close()) if member is not None]
@@ -431,20 +437,20 @@ class Agent:
         """Do all there is to do; the seconds to sleep unless woken, None: for ever."""
         pool = self._pool
         machine, row = pool.machine, pool.row
+        self._bring_home(now)
         upkeep = now >= self._upkeep_at
         if upkeep:
             self._discard_ended()  # for systems that do not tell
-        with pool.lock:
+        with pool.step:
             leaving = machine.surrender(now, row.target, row.limit, row.cost)
             if upkeep:
                 leaving += machine.expire(now, pool.settings.monitor_batch_size)
                 self._upkeep_at = now + pool.settings.check_interval
             if leaving:
                 pool.publish()
-        for slot in leaving:
-            pool.workshop.close_at_once(slot)
+        self.begin_work()
         self._take(now)
-        with pool.lock:
+        with pool.step:
             wants = machine.to_open()
             room = row.may_take or len(machine.slots) < row.target
             opens_at = self._gate.opens_at(now)
@@ -467,11 +473,43 @@ class Agent:
         self._listen(listening)
         return pause
 
+    def _bring_home(self, now: float) -> None:
+        """See to what callers could not finish, because they were interrupted or had interrupted somebody."""
+        pool = self._pool
+        if pool.amid:
+            with pool.step:
+                pass  # it mends; or another thread was amid one, and has ended it
+        if pool.machine.stopped and (pool.machine.idle or pool.machine.waiters):
+            pool.wind_up()
+        unsure, pool.unsure = pool.unsure, False
+        pool.settle()
+        pool.call_up()
+        if unsure:
+            self.ring()
+        if now >= self._forgotten_at:
+            self._forgotten_at = now + FORGOTTEN
+            with pool.step:
+                leases = forgotten(pool.machine.borrowed)
+            for lease in leases:
+                logger.warning("pool %s: a borrower was forgotten without an end of its block", pool.name)
+                pool.end(lease)
+
+    def begin_work(self) -> None:
+        """Have the connections closed and looked after that callers left to us."""
+        workshop = self._pool.workshop
+        with self._pool.step:
+            todo = self._pool.machine.begin()
+        for each in todo:
+            if isinstance(each, Tend):
+                workshop.tend(each.slot)
+            else:
+                workshop.close_at_once(each.slot)
+
     def _take(self, now: float) -> None:
         """Take permits for the connections that are wanted, and have them opened."""
         pool = self._pool
         while self._has_room() and (turn := self._gate.enter(now)) is not None:
-            with pool.lock:
+            with pool.step:
                 slot = self._take_permit()
             if slot is None:
                 turn.give_back()
@@ -503,6 +541,8 @@ class Agent:
             times.append(self._succession.next_try)
         if self._unshared:
             times.append(now + SHARE_AGAIN)
+        if self._pool.machine.waiters and self._pool.machine.lent:
+            times.append(self._forgotten_at)
         if (ripe_at := self._pool.machine.ripens_at(self._pool.row.target, self._pool.row.cost)) is not None:
             times.append(ripe_at)
         return max(0.0, min(*times, now + LONGEST_SLEEP) - now) if times else LONGEST_SLEEP

@@ -42,11 +42,14 @@ class Alarm:
         elif not write.may_be_ours():
             return False
         elif not self._rung:
-            self._rung = True
             try:
+                self._rung = True
                 os.write(write.fd, b"!")
             except OSError:
                 pass  # full: it has been rung
+            except BaseException:  # Ctrl-C: the next ring must not take it that this one was heard
+                self._rung = False
+                raise
         return True
 
     def hush(self) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from time import monotonic
+from typing import Any
 
 from mppool.core.pool import Slot, Waiter
 from mppool.database.connection import PySQLXEngine
 from mppool.process.handle import STOP_TIMEOUT, Handle
-from mppool.process.lease import TASKS_ONLY, Lease, misused
+from mppool.process.lease import TASKS_ONLY, Lease, misused, new
 from mppool.settings import wait_seconds
 
 
@@ -56,24 +57,38 @@ class TaskLease(Lease):
     __await__ = misused("pool.connection() is entered, not awaited: `async with pool.connection() as conn`")
 
     async def __aenter__(self) -> PySQLXEngine:
-        face: PySQLXEngine = self._lend(self._at_once() or await self._wait(), PySQLXEngine)
-        return face
+        if self._local is not None:
+            self._refuse()
+        try:
+            local = self._local = self._handle._local or self._handle._resolve()
+            slot = local.borrow(self) or await self._wait()
+            face: PySQLXEngine
+            self._face = face = new(PySQLXEngine)  # what `lend` does, without the call
+            face._link, face._lent = slot.link, True
+            return face
+        except BaseException:
+            self._not_entered()
+            raise
 
     async def _wait(self) -> Slot:
-        timeout, local = self._patience(), self._local
-        waiter = TaskWaiter(monotonic())
-        slot = local.line_up(waiter)
+        local, timeout = self._patience()
+        self.since = monotonic()
+        bell = self._bell = TaskWaiter(self.since)
+        slot = local.line_up(self)
         if slot is None:
-            try:
-                woken = await waiter.wait(timeout)
-            except BaseException:  # cancelled
-                local.forsake(waiter)
-                raise
-            slot = local.outcome(waiter, None if woken else timeout)
+            woken = await bell.wait(timeout)
+            slot = local.outcome(self, None if woken else timeout)
         return slot
 
-    async def __aexit__(self, kind: object = None, *_: object) -> None:
-        self._give_back(kind is not None)
+    async def __aexit__(self, kind: object = None, error: object = None, trace: object = None) -> None:
+        local: Any = self._local
+        try:
+            self._face._take_back()
+            self.broken = kind
+            local.give_back(self)
+        except BaseException:
+            local.leave_over(self)
+            raise
 
 
 class PySQLXEnginePool(Handle):
@@ -118,7 +133,10 @@ class PySQLXEnginePool(Handle):
         Raises: on entering, PoolTimeoutError, PoolClosedError, TooManyWaitingError; ConnectError when the database
             refuses for good (a wrong password, say); BudgetMismatchError, ManagerUnavailableError at the first use.
         """
-        return TaskLease(self, timeout if timeout is None else wait_seconds("timeout", timeout))
+        lease: TaskLease = new(TaskLease)
+        lease._handle, lease._timeout = self, timeout if timeout is None else wait_seconds("timeout", timeout)
+        lease._local = lease._face = lease.slot = lease.broken = None
+        return lease
 
     async def __aenter__(self) -> PySQLXEnginePool:
         await self.start()

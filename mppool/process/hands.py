@@ -20,45 +20,47 @@ KEEP = 2.0  # seconds an idle thread stays
 
 
 class Hands:
+    """It takes no lock: a finaliser may run on any thread, here as well, and it may borrow."""
+
     def __init__(self, name: str) -> None:
         self._name = name
         self._work: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
-        self._lock = threading.Lock()
         self._threads: set[threading.Thread] = set()
-        self._free = 0
+        self._free: list[None] = []  # one entry for each thread that is to take the next piece
 
     def do(self, piece: Callable[[], None]) -> None:
-        """Have a piece of work done soon; it must not raise."""
-        with self._lock:
-            if self._free > 0:
-                self._free -= 1
-                self._work.put(piece)
-                return
-            thread = threading.Thread(target=self._run, args=(piece,), name=f"{OURS}hand-{self._name}", daemon=True)
-            try:
-                thread.start()
-            except RuntimeError:  # the interpreter is exiting, or there can be no more threads
-                started = False
-            else:
-                started = True
-                self._threads.add(thread)
-        if not started:
-            piece()
+        """Have a piece of work done soon. Called by threads of the pool's own, which nothing interrupts."""
+        try:
+            self._free.pop()
+        except IndexError:
+            self._hire(piece)
+        else:
+            self._work.put(piece)
+
+    def _hire(self, piece: Callable[[], None]) -> None:
+        thread = threading.Thread(target=self._run, args=(piece,), name=f"{OURS}hand-{self._name}", daemon=True)
+        self._threads.add(thread)
+        try:
+            thread.start()
+        except Exception:  # the interpreter is exiting, or there can be no more threads
+            self._threads.discard(thread)
+            self._do(piece)
 
     def _run(self, first: Callable[[], None]) -> None:
         piece: Callable[[], None] | None = first
         del first
         while piece is not None:
-            try:
-                piece()
-            except Exception:
-                logger.exception("pool %s: work failed that never should", self._name)
+            self._do(piece)
             piece = None  # it may hold the last reference to a connection
-            with self._lock:
-                self._free += 1
+            self._free.append(None)
             piece = self._next()
-        with self._lock:
-            self._threads.discard(threading.current_thread())
+        self._threads.discard(threading.current_thread())
+
+    def _do(self, piece: Callable[[], None]) -> None:
+        try:
+            piece()
+        except BaseException:
+            logger.exception("pool %s: work failed that never should", self._name)
 
     def _next(self) -> Callable[[], None] | None:
         """The next piece; None: there is none, and this thread ends."""
@@ -66,15 +68,15 @@ class Hands:
             try:
                 return self._work.get(timeout=KEEP)
             except Empty:
-                with self._lock:
-                    if self._free > 0:  # nobody has claimed this thread in the meantime
-                        self._free -= 1
-                        return None
+                try:
+                    self._free.pop()
+                except IndexError:
+                    continue  # somebody has claimed this thread in the meantime
+                return None
 
     def join(self, timeout: float) -> None:
         """No more work will come: let every thread finish what it has, and wait for them all so long in total."""
-        with self._lock:
-            threads = list(self._threads)
+        threads = list(self._threads)
         for _ in threads:
             self._work.put(None)
         deadline = time.monotonic() + timeout

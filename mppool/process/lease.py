@@ -6,13 +6,17 @@ still open is rolled back in the workshop before anybody else gets the connectio
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+import sys
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
-from mppool.core.pool import Slot
+from mppool import errors
+from mppool.core.pool import Slot, Waiter
 
 if TYPE_CHECKING:
     from mppool.process.handle import Handle
     from mppool.process.local import LocalPool
+
+new: Any = object.__new__
 
 
 def misused(advice: str) -> Any:
@@ -34,16 +38,44 @@ TASKS_ONLY = (
 )
 
 
-class Lease:
-    __slots__ = ("_handle", "_local", "_slot", "_timeout")
+class Lease(Waiter):
+    """It is in its pool's books from the moment a connection is lent to it, and can be entered once.
+
+    Handles make it without ``__init__``, lend and give back in one method each: a call costs a part of a borrow.
+    """
+
+    __slots__ = ("_bell", "_face", "_handle", "_local", "_timeout")
 
     _WORD: ClassVar[str]
-    _local: LocalPool
-    _slot: Slot
 
-    def __init__(self, handle: Handle, timeout: float | None) -> None:
-        self._handle = handle
-        self._timeout = timeout
+    _handle: Handle
+    _timeout: float | None
+    _local: LocalPool | None  # where; None: it has not been entered
+    _face: Any  # what was lent
+    _bell: Waiter  # of a caller that waits
+
+    def _refuse(self) -> NoReturn:
+        raise errors.LeaseReusedError(
+            f"pool {self._handle.name!r}: this borrow has been entered before; call connection() for each block"
+        )
+
+    def _patience(self) -> tuple[LocalPool, float]:
+        """Where to wait for a connection, and for how many seconds. The pool may have been stopped and started since it
+        was looked at."""
+        local = self._local = self._handle._resolve()
+        self.error = None
+        return local, self._handle._settings.conn_timeout if self._timeout is None else self._timeout
+
+    def wake(self) -> bool:
+        return self._bell.wake()
+
+    def let_go(self) -> None:
+        if self._face is not None:
+            self._face._take_back()
+
+    def leave_to_parent(self) -> None:
+        if self._face is not None:
+            self._face._leave_to_parent()
 
     def __getattr__(self, name: str) -> Any:
         word = type(self)._WORD
@@ -52,28 +84,29 @@ class Lease:
             f"Write `{word} pool.connection() as conn:`, and use conn in the block"
         )
 
-    def _at_once(self) -> Slot | None:
-        """An idle connection, if there is one."""
-        local = self._local = self._handle._local or self._handle._resolve()
-        return local.borrow()
+    def _not_entered(self) -> None:
+        """The borrow failed, or was cancelled or interrupted: nobody will leave the block."""
+        if self._local is not None:
+            self._local.end(self)
 
-    def _patience(self) -> float:
-        """Seconds to wait for one. The pool may have been stopped and started since it was looked at."""
-        self._local = self._handle._resolve()
-        return self._handle._settings.conn_timeout if self._timeout is None else self._timeout
 
-    def _lend(self, slot: Slot, face_class: Any) -> Any:
-        self._slot = slot
-        face = slot.face = face_class.lend(slot.link)
-        return face
+def faces(borrowed: dict[Slot, Waiter]) -> list[Any]:
+    """The connections that blocks have."""
+    return [lease._face for lease in list(borrowed.values()) if isinstance(lease, Lease) and lease._face]
 
-    def _give_back(self, failed: bool) -> None:
-        slot, local = self._slot, self._local
-        try:
-            slot.face._take_back()
-            slot.face = None
-            local.give_back(slot, failed)
-        except BaseException:  # Ctrl-C, most likely while another thread had the lock
-            if slot in local.machine.borrowed:
-                local.give_back(slot)
-            raise
+
+def forgotten(borrowed: dict[Slot, Waiter]) -> list[Lease]:
+    """Leases that nobody but the pool refers to any more: nobody can use their connections, or give them back.
+
+    Python can raise KeyboardInterrupt after the last statement of a ``with`` block and before the first of its
+    ``__exit__``, where nothing can be done about it. Counting references costs a borrow nothing, as a finaliser would.
+    """
+    found: list[Lease] = []
+    for slot in list(borrowed):
+        lease = borrowed[slot]
+        # The books refer to it, ``lease`` and the argument here; to its face it does itself, and the argument.
+        if sys.getrefcount(lease) > 3 or not isinstance(lease, Lease):
+            continue
+        if lease._face is None or sys.getrefcount(lease._face) <= 2:
+            found.append(lease)
+    return found

@@ -2,10 +2,23 @@
 
 Callers of this process, whether threads or tasks, come here with a waiter that knows how to wake them; that is
 all the two handles differ in. A borrow that finds an idle connection and a give-back that nobody waits for take
-the lock twice and make no system call.
+the lock once each and make no system call.
 
-Callers never connect. What is needed is left to the agent, which alone takes permits; what is slow (opening,
-closing, checking) is done in the workshop.
+Callers never connect, and give no work to anybody: they change the machine and wake the agent, which alone takes
+permits and has the slow work (opening, closing, checking) done in the workshop.
+
+A step is what happens under the lock. Two things can come between any two operations of a caller's step:
+
+    another call  Python runs signal handlers and finalisers (a generator that was abandoned inside its ``with`` block)
+                  on whatever thread is at hand, this one included. The lock can be entered again, and `amid` says that
+                  a step is under way. A give-back that finds itself amid a step is left in `over`, for when the step
+                  has ended; a borrow is refused; a stop is left to the agent.
+    an exception  Ctrl-C. The step is broken off and `amid` stays set. The next step, whosever it is, finds it set
+                  and is not amid a step itself, so it mends what it finds (`PoolMachine.mend`), as the next owner of a
+                  robust mutex does. A connection that is lent to somebody whom nobody knows any more is given back by
+                  the agent.
+
+Nothing slow and nothing of somebody else's (a log's handler, a waiter's loop, a hook) is called in a step.
 """
 
 from __future__ import annotations
@@ -20,6 +33,7 @@ from mppool import errors
 from mppool.core.pool import Close, PoolMachine, Serve, Slot, Tend, Waiter
 from mppool.database.parking import park_if_exiting
 from mppool.process.agent import Agent
+from mppool.process.lease import faces
 from mppool.process.nested import held_by_caller
 from mppool.process.row import Row
 from mppool.process.workshop import Workshop
@@ -27,6 +41,25 @@ from mppool.settings import BudgetSettings, PoolSettings
 from mppool.stats import PoolStats
 
 logger = logging.getLogger("mppool.pool")
+
+
+class Step:
+    """``with pool.step``: a step of one of the pool's own threads, which no exception comes upon; see above."""
+
+    def __init__(self, pool: LocalPool) -> None:
+        self._pool = pool
+
+    def __enter__(self) -> None:
+        pool = self._pool
+        pool.lock.acquire()
+        if pool.amid:
+            pool.mend()
+        pool.amid = True
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        pool = self._pool
+        pool.amid = kind is not None
+        pool.lock.release()
 
 
 class LocalPool:
@@ -46,12 +79,17 @@ class LocalPool:
         self.budget = budget
         self.name = name
         self.settings = settings
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()
+        self.step = Step(self)
+        self.amid = False  # a step has begun and not ended: another thread's, one we interrupt, or one broken off
+        self.unsure = False  # the manager may not have been rung for what was broken off
+        self.over: dict[Waiter, None] = {}  # callers whose borrow has ended, and whose slot is still to be taken back
         warm = settings.min_size if starting is None else max(1, settings.min_size)
         self.machine = PoolMachine(warm, settings.max_idle)
         self.row = Row()
         self.failure: BaseException | None = None  # why the whole pool is of no use
         self.forgotten: Callable[[], object] | None = None  # ends it, if nobody can come to it any more
+        self._told: BaseException = errors.PoolClosedError(f"pool {name!r} was stopped while this caller waited")
         self.borrows = self.timeouts = self.rollbacks = 0
         self.vetting = settings.check is not None
         self._tending = self.vetting or settings.reset is not None
@@ -60,7 +98,7 @@ class LocalPool:
         self.agent.start()
 
     def seated(self, cells: Any, at: int) -> None:
-        """The agent has taken a seat: from now on others read what we publish. Under the lock."""
+        """The agent has taken a seat: from now on others read what we publish. In a step of the agent's."""
         self.row.sit(cells, at)
         self.row.publish_warm(self.machine.min_size)
         self.workshop.publish_cost()
@@ -68,7 +106,7 @@ class LocalPool:
 
     def unseated(self) -> None:
         """The manager is gone, and what it last ordered is void."""
-        with self.lock:
+        with self.step:
             self.row.leave()
 
     def publish(self) -> bool:
@@ -96,120 +134,226 @@ class LocalPool:
             self.row.publish_warm(settings.min_size)
         self.agent.wake()
 
+    # -- steps -----------------------------------------------------------------------------------------------
+
+    def is_amid(self) -> bool:
+        """Whether this very thread is amid a step: we are a signal handler or a finaliser."""
+        return self.amid and self.lock._is_owned()  # type: ignore[attr-defined]
+
+    def mend(self) -> None:
+        """A step was broken off. Under the lock, and not amid a step."""
+        self.machine.mend(monotonic())
+        self.publish()
+        self.unsure = True
+        self.agent.wake()  # it wakes, begins and rings, as that step's caller should have
+        self.amid = False
+
+    def call_up(self) -> None:
+        """Wake those who have been served or failed. Without the lock."""
+        called = self.machine.called
+        for waiter in list(called):
+            if not waiter.wake():  # its event loop is closed: nobody is there to take the connection
+                self.end(waiter)
+            called.pop(waiter, None)
+
     # -- callers ---------------------------------------------------------------------------------------------
 
-    def borrow(self) -> Slot | None:
-        """An idle connection, at once; None: line up."""
-        machine = self.machine
-        with self.lock:
+    def borrow(self, caller: Waiter) -> Slot | None:
+        """Lend an idle connection, at once; None: line up. Raises: ReentrantBorrowError."""
+        if self.amid:
+            self._refuse_amid()
+        lock, machine = self.lock, self.machine
+        try:
+            lock.acquire()  # half as dear as ``with``
+            if self.amid:
+                self.mend()
             if not machine.idle or self.vetting:
-                return None
-            slot = machine.borrow()
-            self.borrows += 1
-            self.row.publish_lent(machine)
+                slot = None
+            else:
+                self.amid = True
+                slot = machine.borrow(caller)
+                self.borrows += 1
+                self.row.publish_lent(machine)
+                self.amid = False
+            lock.release()
+        except BaseException:
+            self._leave_lock()
+            raise
         return slot
 
-    def line_up(self, waiter: Waiter) -> Slot | None:
+    def _leave_lock(self) -> None:
+        """After an exception that may have come before the lock was acquired, or after it was released."""
+        if self.lock._is_owned():  # type: ignore[attr-defined]
+            self.lock.release()
+
+    def _refuse_amid(self) -> None:
+        if self.is_amid():
+            raise errors.ReentrantBorrowError(
+                f"pool {self.name!r}: a signal handler or a finaliser borrows while its thread is inside this pool, "
+                "which it interrupted there; let the handler set a flag, or have another thread borrow"
+            )
+
+    def line_up(self, caller: Waiter) -> Slot | None:
         """Take a place in the line; or a connection after all, if one has come back in the meantime.
 
-        Raises: PoolClosedError, TooManyWaitingError, or why the pool failed.
+        Raises: PoolClosedError, TooManyWaitingError, ReentrantBorrowError, or why the pool failed.
         """
-        most = self.settings.max_waiting
         park_if_exiting()
+        self._refuse_amid()
+        if self.agent.is_this_thread():
+            raise errors.ReentrantBorrowError(
+                f"pool {self.name!r}: a finaliser that runs on a thread of the pool's own waits for a connection, "
+                "which that thread is to open; have another thread borrow"
+            )
+        most, machine, tend = self.settings.max_waiting, self.machine, None
+        lacking = unknown = listening = False
         with self.lock:
-            machine = self.machine
+            if self.amid:
+                self.mend()
             if machine.stopped:
                 raise self.failure or errors.PoolClosedError(f"pool {self.name!r} is stopped")
+            self.amid = True
             self.borrows += 1
-            slot = None if self.vetting else machine.borrow()
+            slot = None if self.vetting else machine.borrow(caller)
+            waiting = len(machine.waiters)
+            full = most is not None and waiting >= most
             if slot is not None:
                 self.row.publish_lent(machine)
-                return slot
-            if most is not None and len(machine.waiters) >= most:
-                raise errors.TooManyWaitingError(
-                    f"pool {self.name!r}: {len(machine.waiters)} callers of this process wait already "
-                    f"(max_waiting={most}); {self._numbers()}"
-                )
-            machine.line_up(waiter, self.row.cost)
-            tend = machine.vet() if self.vetting else None
-            if tend is None:
-                self.row.publish_line(machine)
-            else:
-                self.publish()
-            lacking = machine.to_open() > 0
-            unknown = self.row.lacks(machine)
-            listening = self.agent.listening  # then it acts by itself when a permit comes
-        if tend is not None:
-            self.act(tend)
+            elif not full:
+                machine.line_up(caller, self.row.cost)
+                tend = machine.vet() if self.vetting else None
+                if tend is None:
+                    self.row.publish_line(machine)
+                else:
+                    self.publish()
+                lacking = machine.to_open() > 0
+                unknown = self.row.lacks(machine)
+                listening = self.agent.listening  # then it acts by itself when a permit comes
+            self.amid = False
+        if slot is None and full:
+            raise errors.TooManyWaitingError(
+                f"pool {self.name!r}: {waiting} callers of this process wait already "
+                f"(max_waiting={most}); {self._numbers()}"
+            )
         if lacking and unknown:
             self.agent.ring()
-        if lacking and not listening:
+        if tend is not None or (lacking and not listening):
             self.agent.wake()
-        return None
+        return slot
 
-    def outcome(self, waiter: Waiter, waited: float | None) -> Slot:
-        """What became of a waiter that was woken, or that has waited long enough (``waited`` seconds).
+    def outcome(self, caller: Waiter, waited: float | None) -> Slot:
+        """What became of a caller that was woken, or that has waited long enough (``waited`` seconds).
 
-        Raises: PoolTimeoutError, or what the waiter was woken with.
+        Raises: PoolTimeoutError, or what the caller was woken with.
         """
-        if waited is not None and self.step_out(waiter):
-            raise self._timeout(waiter, waited)
-        if waiter.error is not None:
+        if waited is not None and self.step_out(caller):
+            raise self._timeout(caller, waited)
+        if caller.error is not None:
             park_if_exiting()
-            error = waiter.error
+            error = caller.error
             raise type(error)(*error.args) from error.__cause__  # each caller gets its own, with its own traceback
-        assert waiter.slot is not None
-        return waiter.slot
+        assert caller.slot is not None
+        return caller.slot
 
-    def step_out(self, waiter: Waiter) -> bool:
-        """Leave the line. False: something was handed over in the same instant; it is in the waiter."""
+    def step_out(self, caller: Waiter) -> bool:
+        """Leave the line. False: it has been served or failed in the same instant."""
+        machine = self.machine
         with self.lock:
-            left = self.machine.step_out(waiter, monotonic())
+            if self.amid:
+                self.mend()
+            self.amid = True
+            left = machine.step_out(caller, monotonic())
             if left:
-                self.row.publish_line(self.machine)
-            given_up = left and self.row.given_up(self.machine)
+                self.row.publish_line(machine)
+            given_up = left and self.row.given_up(machine)
+            self.amid = False
         if given_up:
             self.agent.ring()
         return left
 
-    def forsake(self, waiter: Waiter) -> None:
-        """A waiter was interrupted or cancelled: what it got in the same instant goes to the next."""
-        if not self.step_out(waiter):
-            self._pass_on(waiter)
-
-    def _pass_on(self, waiter: Waiter) -> None:
-        """A waiter was served and does not want it any more. It may be told so twice; it has one slot to pass on."""
-        with self.lock:
-            slot, waiter.slot = waiter.slot, None
-        if slot is not None:
-            self.give_back(slot)
-
-    def give_back(self, slot: Slot, failed: bool = False) -> None:
-        """A borrower is done with a connection. ``failed``: by an exception, which is to end its transaction."""
-        link, machine = slot.link, self.machine
-        if link.in_transaction:
-            self._left_open(failed)
-        with self.lock:
-            action = machine.give_back(
-                slot,
-                monotonic(),
-                self.row.limit,
-                fit=not link.doubtful,
-                tend=link.suspect or link.in_transaction or self._tending,
-            )
-            if action is None:
-                ring = self.row.publish_idle(machine)
-            else:
-                self.publish()
-        if action is not None:
-            self.act(action)
-        elif ring:
+    def give_back(self, caller: Waiter) -> None:
+        """A borrower is done with its connection. Told so twice, it is so once."""
+        if self.amid and self.is_amid():
+            self.leave_over(caller)
+            return
+        lock, machine, row = self.lock, self.machine, self.row
+        slot: Any = caller.slot
+        action, ring = None, False
+        try:
+            lock.acquire()
+            if self.amid:
+                self.mend()
+            if machine.borrowed.get(slot) is caller:
+                self.amid = True
+                link = slot.link
+                left_open = link.in_transaction
+                tend = left_open or link.suspect or self._tending
+                action = machine.give_back(slot, monotonic(), row.cells[row.at_limit], not link.doubtful, tend)
+                if action is None:
+                    ring = row.publish_idle(machine)
+                else:
+                    row.publish(machine)
+                self.amid = False
+            lock.release()
+        except BaseException:
+            self._leave_lock()
+            raise
+        if ring:
             self.agent.ring()  # others wait, and here a connection lies idle
+        if action is not None:
+            self.follow(action, False)
+            if left_open:
+                self._left_open(caller)
 
-    def _left_open(self, failed: bool) -> None:
-        """A borrower left a transaction open: name it. The connection is reset before anybody else gets it."""
+    def follow(self, action: Serve | Close | Tend | None, ring: bool, wake: bool = False) -> None:
+        """After a step: do what the machine said.
+
+        Args:
+            ring: others wait, and here a connection lies idle.
+            wake: there is something else for the agent to do.
+        """
+        if ring:
+            self.agent.ring()
+        if isinstance(action, Serve):
+            self.call_up()
+        if wake or isinstance(action, (Close, Tend)):
+            self.agent.wake()
+            if self.agent.done:  # it has failed, and left before this connection came back
+                self.agent.begin_work()
+
+    def leave_over(self, caller: Waiter) -> None:
+        """A borrow has ended and its connection cannot be given back just now: the agent does so, or whoever is next.
+        At any time, on any thread; it takes no lock."""
+        self.over[caller] = None
+        self.unsure = True
+        self.agent.wake()
+
+    def end(self, caller: Waiter) -> None:
+        """A caller will use no connection any more, whether it waits, has been served or has failed: what it has goes
+        to the next. Told so twice, it is so once."""
+        try:
+            self.over[caller] = None
+            if not self.is_amid():
+                self.settle()
+                return
+        except BaseException:  # Ctrl-C, while we see to an earlier one, or to a timeout
+            self.leave_over(caller)
+            raise
+        self.leave_over(caller)
+
+    def settle(self) -> None:
+        """See to the callers whose borrow has ended in the meantime. Not amid a step."""
+        for caller in list(self.over):
+            caller.let_go()
+            if not self.step_out(caller):
+                self.give_back(caller)
+            self.over.pop(caller, None)
+
+    def _left_open(self, caller: Waiter) -> None:
+        """A borrower left a transaction open: name it, unless an exception was to end its transaction. The connection
+        is reset before anybody else gets it."""
         self.rollbacks += 1
-        if failed:
+        if caller.broken is not None:
             return
         logger.warning(
             "pool %s: a borrower in thread %s left a transaction open; it is rolled back. "
@@ -220,27 +364,17 @@ class LocalPool:
 
     def lose(self, slot: Slot) -> None:
         """The server does not end a connection that was closed here."""
-        with self.lock:
+        with self.step:
             self.machine.lose(slot)
             self.publish()
 
     def close_idle(self, since: float) -> None:
         """Close the connections that have lain idle since then."""
-        with self.lock:
+        with self.step:
             leaving = self.machine.discard({slot for slot in self.machine.idle if slot.idle_since < since})
             if leaving:
                 self.publish()
-        for slot in leaving:
-            self.workshop.close(slot)
-
-    def act(self, action: Serve | Close | Tend) -> None:
-        if isinstance(action, Serve):
-            if not action.waiter.wake():  # its event loop is closed: nobody is there to take the connection
-                self._pass_on(action.waiter)
-        elif isinstance(action, Close):
-            self.workshop.close(action.slot)
-        else:
-            self.workshop.tend(action.slot)
+        self.follow(None, False, bool(leaving))
 
     # -- the end ---------------------------------------------------------------------------------------------
 
@@ -257,40 +391,50 @@ class LocalPool:
 
     def stop(self, error: BaseException | None = None) -> None:
         """Lend nothing more, close what is idle. The agent leaves when the last connection is closed."""
+        if error is not None:
+            self._told = error
+        self.machine.stopped = True
+        self.agent.wake()  # it does the rest, if we are interrupted here or amid a step
+        if not self.is_amid():
+            self.wind_up()
+
+    def wind_up(self) -> None:
+        """What stopping takes. Done twice, it is done once."""
         with self.lock:
-            idle = self.machine.stop()
-            told = error or errors.PoolClosedError(f"pool {self.name!r} was stopped while this caller waited")
-            failed = self.machine.fail_all(told, monotonic())
+            if self.amid:
+                self.mend()
+            self.amid = True
+            self.machine.stop()
+            self.machine.fail_all(self._told, monotonic())
             self.publish()
-        for waiter in failed:
-            waiter.wake()
-        for slot in idle:
-            self.workshop.close(slot)
+            self.amid = False
         self.agent.wake()
+        self.call_up()
 
     def fail_waiting(self, error: BaseException) -> None:
         """No connection can be opened as things are: tell those who wait now, unless there are some to wait for."""
-        with self.lock:
+        with self.step:
             if self.machine.serves:
                 return
-            failed = self.machine.fail_all(error, monotonic())
+            self.machine.fail_all(error, monotonic())
             self.row.publish_line(self.machine)
-        for waiter in failed:
-            waiter.wake()
+        self.call_up()
 
     def abandon(self) -> None:
-        """In a forked child: this pool is the parent's. Touch nothing on the wire, keep its connections unclosed."""
-        self.lock = threading.Lock()
+        """In a forked child: this pool is the parent's. Touch nothing on the wire, keep its connections unclosed. What
+        was borrowed is lent to nobody here, so nothing comes of giving it back."""
+        self.lock, self.amid = threading.RLock(), False
         machine = self.machine
         machine.stopped = True
+        for caller in machine.borrowed.values():
+            caller.leave_to_parent()
         for slot in machine.slots:
-            if slot.face is not None:
-                slot.face._leave_to_parent()
             if slot.link is not None:
                 slot.link.abandon()
+        machine.borrowed.clear()
         machine.idle.clear()
+        self.over.clear()
         self.row.leave()
-        self.give_back = lambda slot, failed=False: None  # type: ignore[method-assign]
         self.workshop.abandon()
         self.agent.abandon()
 
@@ -319,7 +463,7 @@ class LocalPool:
             )
 
     def _numbers(self) -> str:
-        """Who has what. Under the lock."""
+        """Who has what, more or less: it is read without the lock."""
         machine = self.machine
         here = (
             f"here {machine.lent} in use, {len(machine.idle)} idle, "
@@ -333,19 +477,19 @@ class LocalPool:
         others = ", ".join(f"pid {pid} {count}" for pid, count in held.items()) or "none"
         return f"{here}; of {self.budget.max_size} permits other processes hold: {others}"
 
-    def _timeout(self, waiter: Waiter, waited: float) -> errors.PoolTimeoutError:
+    def _timeout(self, caller: Waiter, waited: float) -> errors.PoolTimeoutError:
         with self.lock:
             self.timeouts += 1
-            text = f"pool {self.name!r}: no connection within {waited:g} s; {self._numbers()}"
-            last = self.workshop.last_connect_error
-            faces = [slot.face for slot in self.machine.borrowed if slot.face is not None]
-        own = held_by_caller(faces)
+            lent = faces(self.machine.borrowed)
+        text = f"pool {self.name!r}: no connection within {waited:g} s; {self._numbers()}"
+        last = self.workshop.last_connect_error
+        own = held_by_caller(lent)
         if own:
             text += (
                 f"; the caller itself holds {own} of these connections: use that one instead of borrowing another in "
                 "its block, or leave the block first"
             )
         error = errors.PoolTimeoutError(text)
-        if last is not None and last[0] >= waiter.since:
+        if last is not None and last[0] >= caller.since:
             error.__cause__ = last[1]
         return error

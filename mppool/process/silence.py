@@ -109,21 +109,21 @@ class Silence:
         pool = self._pool
         seat = self._seat = type(pool)(pool.budget, pool.name, PoolSettings(min_size=0))
         try:
-            slot = self._borrow(seat, lost)
+            asker = _Asker()
+            try:
+                slot = self._borrow(seat, asker, lost)
+                if slot is not None:
+                    yield slot.link
+            finally:
+                seat.end(asker)
             if slot is None:
                 with self._one_more() as link:
                     yield link
-                return
-            try:
-                yield slot.link
-            finally:
-                seat.give_back(slot)
         finally:
             self._seat = None
             seat.stop()
 
-    def _borrow(self, seat: LocalPool, lost: Lost) -> Slot | None:
-        waiter = _Asker()
+    def _borrow(self, seat: LocalPool, waiter: _Asker, lost: Lost) -> Slot | None:
         slot = seat.line_up(waiter)
         until = waiter.since + PATIENCE
         while slot is None and not waiter.wait(LOOK_EVERY):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from _thread import allocate_lock
 from time import monotonic
+from typing import Any
 
 from mppool.core.pool import Slot, Waiter
 from mppool.database.connection import PySQLXEngineSync
 from mppool.process.handle import Handle
-from mppool.process.lease import THREADS_ONLY, Lease, misused
+from mppool.process.lease import THREADS_ONLY, Lease, misused, new
 from mppool.settings import wait_seconds
 
 
@@ -26,7 +27,10 @@ class ThreadWaiter(Waiter):
         return self._lock.acquire(timeout=min(timeout, 1e8))
 
     def wake(self) -> bool:
-        self._lock.release()
+        try:
+            self._lock.release()
+        except RuntimeError:
+            pass  # it has been woken
         return True
 
 
@@ -38,32 +42,38 @@ class ThreadLease(Lease):
     __aenter__ = __aexit__ = __await__ = misused(THREADS_ONLY)
 
     def __enter__(self) -> PySQLXEngineSync:
-        slot = None
+        if self._local is not None:
+            self._refuse()
         try:
-            slot = self._at_once() or self._wait()
-            face: PySQLXEngineSync = self._lend(slot, PySQLXEngineSync)
+            local = self._local = self._handle._local or self._handle._resolve()
+            slot = local.borrow(self) or self._wait()
+            face: PySQLXEngineSync
+            self._face = face = new(PySQLXEngineSync)  # what `lend` does, without the call
+            face._link, face._lent = slot.link, True
             return face
-        except BaseException:  # Ctrl-C: nobody will leave the block
-            if slot is not None:
-                self._local.give_back(slot)
+        except BaseException:
+            self._not_entered()
             raise
 
     def _wait(self) -> Slot:
-        timeout, local = self._patience(), self._local
-        waiter = ThreadWaiter(monotonic())
-        try:
-            slot = local.line_up(waiter)
-            if slot is None:
-                woken = waiter.wait(timeout)
-        except BaseException:  # Ctrl-C, perhaps when it had just lined up
-            local.forsake(waiter)
-            raise
+        local, timeout = self._patience()
+        self.since = monotonic()
+        bell = self._bell = ThreadWaiter(self.since)
+        slot = local.line_up(self)
         if slot is None:
-            slot = local.outcome(waiter, None if woken else timeout)
+            woken = bell.wait(timeout)
+            slot = local.outcome(self, None if woken else timeout)
         return slot
 
-    def __exit__(self, kind: object = None, *_: object) -> None:
-        self._give_back(kind is not None)
+    def __exit__(self, kind: object = None, error: object = None, trace: object = None) -> None:
+        local: Any = self._local
+        try:
+            self._face._take_back()
+            self.broken = kind
+            local.give_back(self)
+        except BaseException:
+            local.leave_over(self)
+            raise
 
 
 class PySQLXEnginePoolSync(Handle):
@@ -130,7 +140,10 @@ class PySQLXEnginePoolSync(Handle):
         Raises: on entering, PoolTimeoutError, PoolClosedError, TooManyWaitingError; ConnectError when the database
             refuses for good (a wrong password, say); BudgetMismatchError, ManagerUnavailableError at the first use.
         """
-        return ThreadLease(self, timeout if timeout is None else wait_seconds("timeout", timeout))
+        lease: ThreadLease = new(ThreadLease)
+        lease._handle, lease._timeout = self, timeout if timeout is None else wait_seconds("timeout", timeout)
+        lease._local = lease._face = lease.slot = lease.broken = None
+        return lease
 
     def __enter__(self) -> PySQLXEnginePoolSync:
         self.start()

@@ -1,7 +1,8 @@
 """The workshop: where connections are opened, looked after and closed, by hands and never by callers.
 
-Each piece of work ends with a report to the pool's machine, under the pool's lock, and with doing what the machine
-says then. A permit goes back when its connection is really gone, and not before.
+Each piece of work ends with a report to the pool's machine, in a step, and with doing what the machine says then. It
+ends so whatever is raised: hooks are the user's and may raise anything, SystemExit too. A permit goes back when its
+connection is really gone, and not before.
 """
 
 from __future__ import annotations
@@ -65,14 +66,20 @@ class Workshop:
         self._hands.do(lambda: self._close(slot))
 
     def close_at_once(self, slot: Slot) -> None:
-        """Close an idle connection on this thread (the agent's): others wait for its permit."""
-        lost = self._take_leave(slot)
-        if lost is None or not slot.link.close(0.0):
+        """Close a connection on this thread (the agent's): others wait for its permit. One that may not be at rest is
+        closed by a hand."""
+        link = slot.link
+        if link.doubtful or link.suspect or link.in_transaction:
             self.close(slot)
-        elif slot.link.provider == "sqlite":
-            self._closed(slot, lost, 0.0)
+            return
+        lost = self._take_leave(link)
+        if lost is None or not link.close(0.0):
+            self.close(slot)
+        elif link.provider == "sqlite":
+            self._closed(slot)
         else:
-            self._hands.do(lambda: self._closed(slot, lost, monotonic() + BURIAL_PATIENCE))
+            slot.link = None
+            self._hands.do(lambda: self._bury(slot, link, lost))
 
     def publish_cost(self) -> None:
         """Under the pool's lock."""
@@ -94,39 +101,42 @@ class Workshop:
     # -- opening ---------------------------------------------------------------------------------------------
 
     def _open(self, slot: Slot, turn: Turn) -> None:
-        pool = self._pool
+        link, began = None, 0.0
+        error = errors.ConnectError("0", "opening a connection was broken off")
         try:
             try:
-                link, began = self._connect()
+                link, began = self._connect(slot)
             finally:
                 turn.give_back()
-        except errors.ConnectError as error:
-            self._not_opened(slot, error)
-            return
-        except BaseException as error:
-            logger.exception("pool %s: opening a connection failed", pool.name)
-            self._not_opened(slot, errors.ConnectError("0", f"{type(error).__name__}: {error}"))
-            return
-        now = monotonic()
+        except errors.ConnectError as failure:
+            error = failure
+        except BaseException as failure:
+            error = errors.ConnectError("0", f"{type(failure).__name__}: {failure}")
+            logger.exception("pool %s: opening a connection failed", self._pool.name)
+        finally:
+            if link is None:
+                self._not_opened(slot, error)
+            else:
+                self._opened(slot, link, began)
+
+    def _opened(self, slot: Slot, link: Any, began: float) -> None:
+        pool, now = self._pool, monotonic()
         expires = now + pool.settings.keep_alive * (1.0 - 0.05 * random.random())  # so that they do not all go at once
-        with pool.lock:
+        with pool.step:
+            action = pool.machine.opened(slot, link, now, expires)
+            ring = pool.publish()
             self.opened += 1
             self.recent.append(now - began)
             self.publish_cost()
-            shared = pool.agent.watch(link)
-            pool.agent.connect_succeeded()
+            failures = pool.agent.connect_succeeded()
             self.last_connect_error = None
-            action = pool.machine.opened(slot, link, now, expires)
-            ring = pool.publish()
+            shared = pool.agent.watch(link)
             wake = not shared or pool.machine.to_open() > 0 or not pool.machine.opening
-        if action is not None:
-            pool.act(action)
-        if ring:
-            pool.agent.ring()
-        if wake:
-            pool.agent.wake()
+        pool.follow(action, ring, wake)
+        if failures:
+            logger.info("pool %s: connected again, after %d tries", pool.name, failures + 1)
 
-    def _connect(self) -> tuple[Any, float]:
+    def _connect(self, slot: Slot) -> tuple[Any, float]:
         """Open and configure one connection; and when that began. A server that is full is asked again for a while:
         permits are exact, but it may take a moment to bury the connection whose place this one takes."""
         pool, settings = self._pool, self._pool.settings
@@ -145,18 +155,18 @@ class Workshop:
             except errors.ConnectError as error:
                 if not is_full(error) or monotonic() > give_up or pool.machine.stopped:
                     raise
-                with pool.lock:
+                with pool.step:
                     self.refused_full += 1
                     self.last_connect_error = (monotonic(), error)
             time.sleep(backoff.failed(random.random()))
         if settings.configure is not None and not self._hook(settings.configure, "configure", link):
-            link.close()
+            self._lay_to_rest(slot, link)
             raise errors.ConnectError("0", "the configure hook failed; the log has its traceback")
         return link, began
 
     def _not_opened(self, slot: Slot, error: errors.ConnectError) -> None:
         pool = self._pool
-        with pool.lock:
+        with pool.step:
             pool.machine.not_opened(slot)
             wanted = pool.agent.put_back()
             starting, pause = pool.agent.failing(error)
@@ -170,28 +180,35 @@ class Workshop:
     # -- looking after ---------------------------------------------------------------------------------------
 
     def _tend(self, slot: Slot) -> None:
-        pool, link = self._pool, slot.link
+        fit = False
+        try:
+            fit = self._is_fit(slot.link)
+        except BaseException:
+            logger.exception("pool %s: looking after a connection failed", self._pool.name)
+        finally:
+            self._tended(slot, fit)
+
+    def _is_fit(self, link: Any) -> bool:
+        pool = self._pool
         fit = (not link.suspect or link.check()) and link.reset()
         for what, hook in (("reset", pool.settings.reset), ("check", pool.settings.check)):
             fit = fit and (hook is None or self._hook(hook, what, link))
-        fit = fit and not link.doubtful and not link.suspect and not link.in_transaction
-        with pool.lock:
+        return fit and not link.doubtful and not link.suspect and not link.in_transaction
+
+    def _tended(self, slot: Slot, fit: bool) -> None:
+        pool = self._pool
+        with pool.step:
             action = pool.machine.tended(slot, monotonic(), pool.row.limit, fit=fit)
             another = pool.machine.vet() if pool.vetting and not fit else None
             ring = pool.publish()
-        if another is not None:
-            pool.act(another)
-        if action is not None:
-            pool.act(action)
-        if ring:
-            pool.agent.ring()
+        pool.follow(action, ring, another is not None)
 
     def _hook(self, hook: Callable[[Any], object], what: str, link: Any) -> bool:
         """Call a hook of the user's with a connection. False: it said so, or failed."""
         face = PySQLXEngineSync.lend(link)
         try:
             return hook(face) is not False
-        except Exception:
+        except BaseException:  # the permit must not be lost by it, and this thread has nobody else to tell
             logger.exception("pool %s: the %s hook failed", self._pool.name, what)
             return False
         finally:
@@ -199,52 +216,74 @@ class Workshop:
 
     # -- closing ---------------------------------------------------------------------------------------------
 
-    def _take_leave(self, slot: Slot) -> Lost | None:
+    def _take_leave(self, link: Link) -> Lost | None:
         """From now on only its burial matters. None: not yet, there is no free descriptor to attend it with."""
-        self._pool.agent.unwatch(slot.link)
-        attended: bool = slot.link.attend()
-        return Silence.noted(slot.link) if attended else None
+        self._pool.agent.unwatch(link)
+        return Silence.noted(link) if link.attend() else None
 
-    def _wait_for_descriptors(self, slot: Slot) -> Lost:
+    def _wait_for_descriptors(self, link: Link) -> Lost:
         """A moment without free descriptors must not cost the permit. If it lasts, the connection is closed without
         knowing when the server has ended it."""
         backoff, give_up = Backoff(*SHORT_PAUSES), monotonic() + CLOSE_PATIENCE
-        while (lost := self._take_leave(slot)) is None:
+        while (lost := self._take_leave(link)) is None:
             if monotonic() > give_up:
                 logger.warning(
                     "pool %s: a connection is closed without a free descriptor to attend it", self._pool.name
                 )
-                return Silence.noted(slot.link)
+                return Silence.noted(link)
             time.sleep(backoff.failed(random.random()))
         return lost
 
     def _close(self, slot: Slot) -> None:
-        link, give_up, pause = slot.link, monotonic() + BURIAL_PATIENCE, AFTER
-        lost = self._wait_for_descriptors(slot)
-        while not link.close(min(pause, max(0.1, give_up - monotonic()))):
-            self._pool.lose(slot)
-            if monotonic() >= give_up or self._silence.ended(lost):
-                link.break_off()
-            else:
-                logger.warning(
-                    "pool %s: a call still runs on a connection to be closed; waiting for its end", self._pool.name
-                )
-                pause *= 2
-        self._closed(slot, lost, give_up)
+        link, slot.link = slot.link, None
+        try:
+            self._lay_to_rest(slot, link)
+        except BaseException:
+            logger.exception("pool %s: closing a connection failed", self._pool.name)
+            link.drop()
+        finally:
+            self._closed(slot)
 
-    def _closed(self, slot: Slot, lost: Lost, give_up: float) -> None:
+    def _lay_to_rest(self, slot: Slot, link: Link) -> None:
+        """Close a connection, and wait until its server has seen that."""
+        give_up, pause = monotonic() + BURIAL_PATIENCE, AFTER
+        lost = self._wait_for_descriptors(link)
+        try:
+            while not link.close(min(pause, max(0.1, give_up - monotonic()))):
+                self._pool.lose(slot)
+                if monotonic() >= give_up or self._silence.ended(lost):
+                    link.break_off()
+                else:
+                    logger.warning(
+                        "pool %s: a call still runs on a connection to be closed; waiting for its end", self._pool.name
+                    )
+                    pause *= 2
+            self._await_burial(slot, link, lost, give_up)
+        finally:
+            self._silence.forget(lost)
+
+    def _await_burial(self, slot: Slot, link: Link, lost: Lost, give_up: float) -> None:
         """The connection was dropped: its permit goes back when the server has seen that, or at ``give_up``."""
-        pool, link = self._pool, slot.link
-        slot.link = None
         if not self._buried(slot, link, lost, give_up):
             logger.warning(
                 "pool %s: the server still works for a connection that was closed; its permit goes back after %g s, "
                 "so the server may have more than max_size for a while",
-                pool.name,
+                self._pool.name,
                 BURIAL_PATIENCE,
             )
-        self._silence.forget(lost)
-        with pool.lock:
+
+    def _bury(self, slot: Slot, link: Link, lost: Lost) -> None:
+        try:
+            self._await_burial(slot, link, lost, monotonic() + BURIAL_PATIENCE)
+        finally:
+            self._silence.forget(lost)
+            self._closed(slot)
+
+    def _closed(self, slot: Slot) -> None:
+        """The permit goes back."""
+        pool = self._pool
+        slot.link = None
+        with pool.step:
             pool.machine.closed(slot)
             wanted = pool.agent.put_back()
             self.closed += 1

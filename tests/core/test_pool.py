@@ -56,7 +56,7 @@ class Walk(RuleBasedStateMachine):
 
     @rule()
     def borrow(self) -> None:
-        slot = None if self.vetting else self.machine.borrow()
+        slot = None if self.vetting else self.machine.borrow(Waiter(self.now))
         if slot is not None:
             self.lend(slot)
         elif not self.machine.stopped:
@@ -79,7 +79,7 @@ class Walk(RuleBasedStateMachine):
     def give_back(self, data: st.DataObject, fit: bool, tend: bool) -> None:
         slot = data.draw(st.sampled_from(list(self.lent)))
         del self.lent[slot]
-        action = self.machine.give_back(slot, self.now, self.limit, fit=fit, tend=tend or self.vetting)
+        action = self.machine.give_back(slot, self.now, self.limit, fit, tend or self.vetting)
         if not fit or self.now >= slot.expires:
             assert isinstance(action, Close)
         self.do(action)
@@ -148,7 +148,7 @@ class Walk(RuleBasedStateMachine):
         machine = self.machine
         idle = set(machine.idle)
         broken = {slot for slot in machine.idle if restarted or data.draw(st.booleans())}
-        assert set(machine.discard(broken | machine.borrowed)) == broken
+        assert set(machine.discard(broken | set(machine.borrowed))) == broken
         assert set(machine.idle) == idle - broken
 
     @rule(now=st.sampled_from([False] * 9 + [True]))  # seldom: nothing happens any more afterwards
@@ -165,10 +165,10 @@ class Walk(RuleBasedStateMachine):
         if not hasattr(self, "machine"):
             return
         machine = self.machine
-        parts = [set(machine.idle), machine.borrowed, machine.opening, machine.tending, machine.closing]
+        parts = [set(machine.idle), set(machine.borrowed), machine.opening, set(machine.tending), set(machine.closing)]
         assert sum(map(len, parts)) == len(machine.slots), "a permit is nowhere, or in two places"
         assert set().union(*parts) == machine.slots
-        assert machine.borrowed == set(self.lent)
+        assert set(machine.borrowed) == set(self.lent)
         assert len(machine.slots) <= self.permits
         assert list(machine.waiters) == self.line, "somebody fell out of the line"
         coming = len(machine.tending) if self.vetting else 0
@@ -220,8 +220,8 @@ class IdlesWhileSomebodyWaits(PoolMachine):
 
 
 class LendsTheUnfit(PoolMachine):
-    def give_back(self, slot: Slot, now: float, limit: int, *, fit: bool, tend: bool) -> Serve | Close | Tend | None:
-        return super().give_back(slot, now, limit, fit=True, tend=tend)
+    def give_back(self, slot: Slot, now: float, limit: int, fit: bool, tend: bool) -> Serve | Close | Tend | None:
+        return super().give_back(slot, now, limit, True, tend)
 
 
 class LosesPermits(PoolMachine):
@@ -325,4 +325,4 @@ def test_a_closed_connection_that_the_server_keeps_is_in_use() -> None:
     machine.lose(gone)  # it has ended in the same instant
     assert (machine.demand, machine.lent, machine.serves, machine.slots) == (1, 0, False, {lost})
     machine.closed(lost)
-    assert machine.slots == machine.borrowed == machine.lost == machine.closing == set()
+    assert not any((machine.slots, machine.borrowed, machine.lost, machine.closing))

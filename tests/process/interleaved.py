@@ -20,12 +20,13 @@ import pytest
 from greenlet import GreenletExit, getcurrent, greenlet
 
 from mppool.core.books import CHEAPEST
-from mppool.core.pool import Slot, Waiter
+from mppool.core.pool import Waiter
 from mppool.manager import treasury as treasury_module
 from mppool.manager.treasury import Treasury
 from mppool.process import agent as agent_module
 from mppool.process import gate as gate_module
 from mppool.process import local as local_module
+from mppool.process import row as row_module
 from mppool.process import workshop as workshop_module
 from mppool.process.local import LocalPool
 from mppool.settings import BudgetSettings, PoolSettings
@@ -224,7 +225,7 @@ class World:
             machine = process.pool.machine
             assert not process.semaphore.count, f"{waiting} wait, and a permit lies on the semaphore of {number}"
             assert not machine.idle, f"{waiting} wait, and {number} has an idle connection"
-            assert machine.slots == machine.borrowed, "something is never finished"
+            assert machine.slots == set(machine.borrowed), "something is never finished"
 
 
 class Cells:
@@ -282,17 +283,31 @@ class Semaphore:
 
 
 class Lock:
+    """It can be entered again by the task that has it."""
+
     def __init__(self, world: World) -> None:
-        self._world, self._held = world, False
+        self._world, self._owner, self._depth = world, None, 0
+
+    def acquire(self) -> None:
+        self._world.step()
+        me = getcurrent()
+        if self._owner not in (None, me):
+            self._world.wait(lambda: self._owner is None)
+        self._owner, self._depth = me, self._depth + 1
+
+    def release(self) -> None:
+        self._depth -= 1
+        if not self._depth:
+            self._owner = None
+
+    def _is_owned(self) -> bool:
+        return self._owner is getcurrent()
 
     def __enter__(self) -> None:
-        self._world.step()
-        if self._held:
-            self._world.wait(lambda: not self._held)
-        self._held = True
+        self.acquire()
 
     def __exit__(self, *exc: object) -> None:
-        self._held = False
+        self.release()
 
 
 class Alarm:
@@ -477,6 +492,7 @@ class Thread:
 
     def __init__(self, world: World, run: Callable[[], None]) -> None:
         agent = run.__self__  # type: ignore[attr-defined]
+        self.ident = None
         self.start = lambda: world.spawn(lambda: agent._attach() and agent._serve())
 
 
@@ -489,8 +505,8 @@ class Process:
 
     def __init__(self, world: World, patch: pytest.MonkeyPatch) -> None:
         self._world = world
-        self.slots: list[Slot] = []
-        self.callers: list[Caller] = []
+        self.borrowers: list[Caller] = []
+        self.callers: list[Caller] = []  # those in line
         patch.setattr(agent_module, "Member", lambda *args: Member(world, self))
         settings = PoolSettings(keep_alive=FOR_EVER, check_interval=FOR_EVER, max_idle=FOR_EVER)
         self.pool = LocalPool(world.budget, "interleaved", settings)
@@ -502,39 +518,39 @@ class Process:
 
     def borrow(self) -> None:
         """A caller borrows, or lines up."""
-        slot = self.pool.borrow()
+        caller = Caller(self._world)
+        slot = self.pool.borrow(caller)
         if slot is None:
-            caller = Caller(self._world)
             slot = self.pool.line_up(caller)
             if slot is None:
                 self.callers.append(caller)
         if slot is not None:
-            self.slots.append(slot)
+            self.borrowers.append(caller)
 
     def _served(self) -> bool:
         for caller in [caller for caller in self.callers if caller.slot is not None]:
             self.callers.remove(caller)
-            self.slots.append(caller.slot)  # type: ignore[arg-type]
-        return bool(self.slots)
+            self.borrowers.append(caller)
+        return bool(self.borrowers)
 
     def back(self) -> None:
         """A borrower is done: the one that has borrowed longest, or the next one to be served within a while."""
         self._world.wait(self._served, self._world.now + 0.003)
-        if self.slots:
-            self.pool.give_back(self.slots.pop(0))
+        if self.borrowers:
+            self.pool.give_back(self.borrowers.pop(0))
 
     def drop(self) -> None:
         """So is it, but its connection is of no use any more."""
         self._world.wait(self._served, self._world.now + 0.003)
-        if self.slots:
-            self.slots[0].link.doubtful = True
-            self.pool.give_back(self.slots.pop(0))
+        if self.borrowers:
+            self.borrowers[0].slot.link.doubtful = True  # type: ignore[union-attr]
+            self.pool.give_back(self.borrowers.pop(0))
 
     def quit(self) -> None:
         """The last caller in line gives up; in the same instant it may be served."""
         self._served()
         if self.callers:
-            self.pool.forsake(self.callers.pop())
+            self.pool.end(self.callers.pop())
 
     def nap(self) -> None:
         """About as long as a reconnect takes passes."""
@@ -567,7 +583,8 @@ def world_of(seed: int, max_size: int, processes: int, provider: str) -> Iterato
         patch.setattr(agent_module, "selectors", chosen)
         for module in (agent_module, local_module, workshop_module):
             patch.setattr(module, "monotonic", world.monotonic)
-        patch.setattr(local_module, "threading", SimpleNamespace(Lock=lambda: Lock(world)))
+        patch.setattr(row_module, "monotonic_ns", lambda: int(world.monotonic() * 1e9))
+        patch.setattr(local_module, "threading", SimpleNamespace(RLock=lambda: Lock(world)))
         started = SimpleNamespace(Thread=lambda target, **options: Thread(world, target))
         patch.setattr(agent_module, "threading", started)
         try:

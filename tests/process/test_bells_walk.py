@@ -140,6 +140,16 @@ SEEN = [  # schedules that once left somebody waiting
         ),
         58114,
     ),
+    # A connection that was being closed when the plan was made was closed before it could be read that others wait.
+    (
+        Script(
+            1,
+            [(1, "borrow"), (0, "back"), (0, "borrow"), (1, "quit"), (1, "quit")],
+            [["quit", "borrow", "back"], ["drop", "back", "borrow", "drop"]],
+            "sqlite",
+        ),
+        639,
+    ),
     # A permit that was called back was put back before it could be read that others wait; it was being closed when its
     # member was read, and it was not read again.
     (Script(1, [(0, "borrow")], [["drop"], ["borrow"]], "sqlite"), 112394),
@@ -257,12 +267,12 @@ def orders_to_close_are_not_told(patch: pytest.MonkeyPatch) -> None:
 
 def a_line_is_written_after_the_orders_are_read(patch: pytest.MonkeyPatch) -> None:
     def publish_line(self: Row, machine: PoolMachine) -> None:
-        read = self._cells[self._known], self._cells[self._credit]
+        read = self.cells[self._known], self.cells[self._credit]
         real(self, machine)
         seen[self] = read
 
     def lacks(self: Row, machine: PoolMachine) -> bool:
-        read = seen.get(self) or (self._cells[self._known], self._cells[self._credit])
+        read = seen.get(self) or (self.cells[self._known], self.cells[self._credit])
         return bells.lacks(machine.demand, *read)
 
     seen: dict[Row, tuple[int, int]] = {}
@@ -273,7 +283,7 @@ def a_line_is_written_after_the_orders_are_read(patch: pytest.MonkeyPatch) -> No
 
 def an_idle_connection_is_written_after_the_orders_are_read(patch: pytest.MonkeyPatch) -> None:
     def publish_idle(self: Row, machine: PoolMachine) -> bool:
-        telling = bool(self._cells[L.H_TELLING])
+        telling = bool(self.cells[L.H_TELLING])
         real(self, machine)
         return telling and len(machine.idle) == 1
 
