@@ -48,6 +48,7 @@ class Strike:
         self.at = ""  # where it happened
 
     def __enter__(self) -> Strike:
+        sys._getframe().f_trace_opcodes = True  # before, or Python 3.12 tells of no bytecodes
         sys.settrace(self._trace)
         return self
 
@@ -57,6 +58,7 @@ class Strike:
     def _trace(self, frame: FrameType, event: str, arg: object) -> Any:
         if not any(folder in frame.f_code.co_filename for folder in PACKAGE):
             return None
+        frame.f_trace = self._step  # first, or Python 3.13 tells of no bytecodes
         frame.f_trace_opcodes, frame.f_trace_lines = True, False
         return self._step
 
