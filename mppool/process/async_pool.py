@@ -34,8 +34,10 @@ class TaskWaiter(Waiter):
             timer.cancel()
 
     def _set(self, woken: bool) -> None:
-        if not self._future.done():
+        try:
             self._future.set_result(woken)
+        except asyncio.InvalidStateError:
+            pass  # it has been woken or cancelled, perhaps by what interrupted us a moment ago
 
     def wake(self) -> bool:
         if asyncio._get_running_loop() is self._loop:

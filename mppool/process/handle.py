@@ -150,14 +150,22 @@ class Handle:
 
     def _resolve(self) -> LocalPool:
         """This process's pool, attached now if this is its first use. Raises: PoolClosedError."""
-        if self._local is not None and not self._local.machine.stopped:
-            return self._local
+        local = self._local
+        if local is not None and not local.machine.stopped:
+            return local
+        self._refuse_closed()
+        self._local = local = registry.join(self, self._budget, self._name, self._settings)
+        if self.closed:  # a signal handler has stopped it in the meantime
+            self._local = None
+            registry.part(self, local)
+            self._refuse_closed()
+        return local
+
+    def _refuse_closed(self) -> None:
         if self.closed:
             raise errors.PoolClosedError(
                 f"pool {self._name!r} is {'not started' if self._state == 'new' else 'stopped'}: call start() first"
             )
-        self._local = registry.join(self, self._budget, self._name, self._settings)
-        return self._local
 
     def _begin(self, starting: Waiter) -> LocalPool:
         """The first half of start(): attach; the waiter is woken when the first connections stand."""

@@ -95,7 +95,11 @@ class LocalPool:
         self._tending = self.vetting or settings.reset is not None
         self.workshop = Workshop(self)
         self.agent = Agent(self, starting)
-        self.agent.start()
+        try:
+            self.agent.start()
+        except BaseException:  # Ctrl-C: nobody will know this pool
+            self.stop()
+            raise
 
     def seated(self, cells: Any, at: int) -> None:
         """The agent has taken a seat: from now on others read what we publish. In a step of the agent's."""

@@ -14,6 +14,7 @@ import weakref
 from functools import partial
 from typing import Protocol
 
+from mppool import errors
 from mppool.core.pool import Waiter
 from mppool.database import copies, core, parking
 from mppool.manager import launcher
@@ -29,7 +30,7 @@ class Forkable(Protocol):
     def forked_in_child(self) -> None: ...
 
 
-_lock = threading.Lock()
+_lock = threading.RLock()  # a signal handler that stops a pool may interrupt whoever has it
 _pools: dict[str, LocalPool] = {}
 _users: dict[str, weakref.WeakSet[Forkable]] = {}  # the handles that use it, as long as anybody has them
 _forkables: weakref.WeakSet[Forkable] = weakref.WeakSet()
@@ -81,21 +82,27 @@ def join(
     """This process's pool at a budget, made now if need be; `part` when done with it. Joining twice is joining once.
 
     Raises: BudgetMismatchError, ValueError when another handle of this process uses it with settings that clash.
-        UnsupportedError: gevent or eventlet has patched this process. ManagerUnavailableError: the budget is another
+        UnsupportedError: gevent or eventlet has patched this process. ReentrantBorrowError: this thread is inside
+        here. ManagerUnavailableError: the budget is another
         user's, or its place is not to be had.
     """
     greenlets.refuse()
     launcher.check_place(name)
+    if _lock._is_owned():  # type: ignore[attr-defined]
+        raise errors.ReentrantBorrowError(
+            f"pool {name!r}: a signal handler or a finaliser uses it for the first time while its thread attaches to a "
+            "pool, which it interrupted there; let the handler set a flag"
+        )
     with _lock:
-        pool = _pools.get(name)
-        if pool is None or pool.machine.stopped:
+        pool, users = _pools.get(name), _users.get(name)
+        if pool is None or users is None or pool.machine.stopped:
+            _users[name] = users = weakref.WeakSet()
             pool = _pools[name] = LocalPool(budget, name, settings, starting)
-            _users[name] = weakref.WeakSet()
-        elif user not in _users[name]:
+        elif user not in users:
             pool.adapt(budget, settings)
             if starting is not None:
                 pool.agent.tell_when_warm(starting)
-        _users[name].add(user)
+        users.add(user)
         return pool
 
 
@@ -127,7 +134,7 @@ def _before_fork() -> None:
 def _forked_in_child() -> None:
     global _lock
     paths.forked_in_child()
-    _lock = threading.Lock()
+    _lock = threading.RLock()
     inherited = list(_pools.values())
     _pools.clear()
     _users.clear()

@@ -201,15 +201,15 @@ def test_nothing_slow_and_nothing_foreign_happens_under_the_lock(
         watch(owner, name)
     with PySQLXEnginePoolSync(sqlite_uri, 0, 1, max_waiting=2, reset=lambda connection: False) as pool:
         stir(pool)
-        apool = PySQLXEnginePool(sqlite_uri, 0, 1, name=pool.name)
-        assert apool.closed
+        apool = PySQLXEnginePool._of(pool._budget, pool.name, pool._settings)
 
         async def tasks() -> None:
             async def one() -> None:
-                async with PySQLXEnginePool._of(pool._budget, pool.name, pool._settings).connection():
+                async with apool.connection():
                     await asyncio.sleep(0)
 
             await asyncio.gather(one(), one())
+            await apool.stop()
 
         asyncio.run(tasks())
     assert {"handle", "wake", "held_elsewhere", "_hook"} <= set(calls)
