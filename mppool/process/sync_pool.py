@@ -7,7 +7,7 @@ from time import monotonic
 from typing import Any
 
 from mppool.core.pool import Slot, Waiter
-from mppool.database.connection import PySQLXEngineSync
+from mppool.database.connection import _RETURNED, PySQLXEngineSync
 from mppool.process.handle import Handle
 from mppool.process.lease import Lease, new
 from mppool.settings import wait_seconds
@@ -66,7 +66,7 @@ class ThreadLease(Lease):
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         local: Any = self._local
         try:
-            self._face._take_back()
+            self._face._link = _RETURNED  # what `_take_back` does, without the call
             local.give_back(self)
         except BaseException:
             local.leave_over(self)
