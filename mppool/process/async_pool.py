@@ -7,7 +7,7 @@ from time import monotonic
 from typing import Any
 
 from mppool.core.pool import Slot, Waiter
-from mppool.database.connection import PySQLXEngine
+from mppool.database.connection import _RETURNED, PySQLXEngine
 from mppool.process.handle import STOP_TIMEOUT, Handle
 from mppool.process.lease import TASKS_ONLY, Lease, misused, new
 from mppool.settings import wait_seconds
@@ -85,8 +85,12 @@ class TaskLease(Lease):
     async def __aexit__(self, kind: object = None, error: object = None, trace: object = None) -> None:
         local: Any = self._local
         try:
+<<<<<<< HEAD
             self._face._take_back()
             self.broken = kind
+=======
+            self._face._link = _RETURNED  # what `_take_back` does, without the call
+>>>>>>> h-pool
             local.give_back(self)
         except BaseException:
             local.leave_over(self)

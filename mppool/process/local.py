@@ -171,14 +171,12 @@ class LocalPool:
             lock.acquire()  # half as dear as ``with``
             if self.amid:
                 self.mend()
-            if not machine.idle or self.vetting:
-                slot = None
-            else:
-                self.amid = True
-                slot = machine.borrow(caller)
+            self.amid = True
+            slot = None if self.vetting else machine.borrow(caller)
+            if slot is not None:
                 self.borrows += 1
                 self.row.publish_lent(machine)
-                self.amid = False
+            self.amid = False
             lock.release()
         except BaseException:
             self._leave_lock()

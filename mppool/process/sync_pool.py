@@ -7,7 +7,7 @@ from time import monotonic
 from typing import Any
 
 from mppool.core.pool import Slot, Waiter
-from mppool.database.connection import PySQLXEngineSync
+from mppool.database.connection import _RETURNED, PySQLXEngineSync
 from mppool.process.handle import Handle
 from mppool.process.lease import THREADS_ONLY, Lease, misused, new
 from mppool.settings import wait_seconds
@@ -68,8 +68,12 @@ class ThreadLease(Lease):
     def __exit__(self, kind: object = None, error: object = None, trace: object = None) -> None:
         local: Any = self._local
         try:
+<<<<<<< HEAD
             self._face._take_back()
             self.broken = kind
+=======
+            self._face._link = _RETURNED  # what `_take_back` does, without the call
+>>>>>>> h-pool
             local.give_back(self)
         except BaseException:
             local.leave_over(self)

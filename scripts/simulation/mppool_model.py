@@ -228,12 +228,13 @@ class Process:
 
     def borrow(self, lend: Lend) -> None:
         machine, row = self.machine, self.row
-        slot = machine.borrow()
+        caller = Caller(self.events.now, lend)
+        slot = machine.borrow(caller)
         if slot is not None:
             row.publish_lent(machine)
             lend(slot)
             return
-        machine.line_up(Caller(self.events.now, lend), row.cost)
+        machine.line_up(caller, row.cost)
         row.publish_line(machine)
         lacking = machine.to_open() > 0
         if lacking and row.lacks(machine):
@@ -243,7 +244,7 @@ class Process:
 
     def give_back(self, slot: Slot) -> None:
         machine, row = self.machine, self.row
-        action = machine.give_back(slot, self.events.now, row.limit, fit=True, tend=False)
+        action = machine.give_back(slot, self.events.now, row.limit, True, False)
         if action is not None:
             row.publish(machine)
             self.act(action)
@@ -252,6 +253,7 @@ class Process:
 
     def act(self, action: Serve | Close | Tend) -> None:
         if isinstance(action, Serve):
+            del self.machine.called[action.waiter]
             action.waiter.wake()
         else:
             self.close(action.slot)

@@ -134,6 +134,7 @@ class Scene:
         leases = [self.pool.connection(5) for _ in range(PERMITS)]
         for lease in leases:
             assert lease.__enter__().query_first("SELECT 1 AS a").a == 1
+        assert len({id(lease.slot) for lease in leases}) == PERMITS, "a connection was lent to two"
         for lease in leases:
             lease.__exit__(None, None, None)
 
