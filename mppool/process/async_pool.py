@@ -85,12 +85,8 @@ class TaskLease(Lease):
     async def __aexit__(self, kind: object = None, error: object = None, trace: object = None) -> None:
         local: Any = self._local
         try:
-<<<<<<< HEAD
-            self._face._take_back()
-            self.broken = kind
-=======
             self._face._link = _RETURNED  # what `_take_back` does, without the call
->>>>>>> h-pool
+            self.broken = kind
             local.give_back(self)
         except BaseException:
             local.leave_over(self)

@@ -68,12 +68,8 @@ class ThreadLease(Lease):
     def __exit__(self, kind: object = None, error: object = None, trace: object = None) -> None:
         local: Any = self._local
         try:
-<<<<<<< HEAD
-            self._face._take_back()
-            self.broken = kind
-=======
             self._face._link = _RETURNED  # what `_take_back` does, without the call
->>>>>>> h-pool
+            self.broken = kind
             local.give_back(self)
         except BaseException:
             local.leave_over(self)
