@@ -82,9 +82,8 @@ def join(
     """This process's pool at a budget, made now if need be; `part` when done with it. Joining twice is joining once.
 
     Raises: BudgetMismatchError, ValueError when another handle of this process uses it with settings that clash.
-        UnsupportedError: gevent or eventlet has patched this process. ReentrantBorrowError: this thread is inside
-        here. ManagerUnavailableError: the budget is another
-        user's, or its place is not to be had.
+        UnsupportedError: gevent or eventlet has patched this process. ReentrantBorrowError: this thread is inside here.
+        ManagerUnavailableError: the budget is another user's, or its place is not to be had.
     """
     greenlets.refuse()
     launcher.check_place(name)
