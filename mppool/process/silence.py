@@ -125,10 +125,14 @@ class Silence:
 
     def _borrow(self, seat: LocalPool, waiter: _Asker, lost: Lost) -> Slot | None:
         slot = seat.line_up(waiter)
-        until = waiter.since + PATIENCE
+        until = alone_until = waiter.since + PATIENCE
         while slot is None and not waiter.wait(LOOK_EVERY):
             self._pool.close_idle(lost.closed)  # they may be as silent; those that are not come back at once
-            if monotonic() >= until or self._pool.agent.nobody_served():
+            if not self._pool.agent.nobody_served():
+                alone_until = until
+            elif alone_until == until:  # a busy server may be late with the end of those that were well
+                alone_until = min(until, monotonic() + AFTER)
+            if monotonic() >= alone_until:
                 break
         if slot is None and not seat.step_out(waiter):
             slot = seat.outcome(waiter, None)
