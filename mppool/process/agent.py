@@ -114,6 +114,8 @@ class Agent:
         try:
             if not self._asleep or self.done:
                 return  # it will see for itself
+            if self._alarm.ring():
+                return  # another thread has replaced it since, and sleeps on an alarm that works
             self._turn += 1
             self._asleep = False
             self._thread = self._new_thread()

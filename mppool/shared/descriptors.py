@@ -50,19 +50,21 @@ def identity(fd: int) -> Identity:
 def told(fd: int) -> str:
     """All that Linux tells of a descriptor; nothing elsewhere. Raises: OSError: there is no free descriptor to read it
     with."""
+    text = b""
     try:
         source = os.open(f"/proc/self/fdinfo/{fd}", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            while True:
+                piece = os.read(source, 65_536)
+                text += piece
+                if len(piece) < _PART:
+                    break
+        finally:
+            os.close(source)
     except OSError as error:
         if is_short(error):
             raise
-        return ""
-    try:
-        text = piece = os.read(source, 65_536)
-        while len(piece) >= _PART:
-            piece = os.read(source, 65_536)
-            text += piece
-    finally:
-        os.close(source)
+        return ""  # it is not open, or was closed while it was read
     return text.decode(errors="replace")
 
 

@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from mppool import PySQLXEnginePool, PySQLXEnginePoolSync, errors
-from mppool.shared.descriptors import Lost, Owned, OwnedSocket
+from mppool.shared import descriptors
+from mppool.shared.descriptors import Lost, Owned, OwnedSocket, told
 from tests.process.children import use
 from tests.waiting import forked, until
 
@@ -192,6 +193,17 @@ def test_who_waits_while_everything_is_closed_is_served(postgres_uri: str, tmp_p
     in_a_child(daemon)
 
 
+def test_one_that_finds_the_alarm_closed_too_late_wakes_the_new_thread(sqlite_uri: str) -> None:
+    """Its ring failed, and meanwhile another caller has replaced the thread, which sleeps already."""
+    with PySQLXEnginePoolSync(sqlite_uri, 1, 2) as pool:
+        use(pool)
+        agent: Any = pool._local.agent  # type: ignore[union-attr]
+        thread = until(lambda: agent._asleep and agent._thread)
+        agent._replace()
+        use(pool)
+        assert agent._thread is thread
+
+
 # -- one descriptor ------------------------------------------------------------------------------------------
 
 
@@ -214,6 +226,20 @@ def test_an_owned_descriptor_is_told_from_what_has_its_number(tmp_path: Path) ->
         os.fstat(fd)  # it was not ours to close
         os.close(fd)
         os.close(other)
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/fdinfo"), reason="Linux tells of descriptors")
+def test_a_descriptor_that_is_closed_while_it_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another thread's epoll, while a core looks for its own."""
+    fd, real = os.eventfd(0), os.open
+
+    def open_late(path: str, flags: int) -> int:
+        source = real(path, flags)
+        os.close(fd)
+        return source
+
+    monkeypatch.setattr(descriptors.os, "open", open_late)
+    assert told(fd) == ""
 
 
 def test_an_owned_descriptor_closes_once(tmp_path: Path) -> None:
