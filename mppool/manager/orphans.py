@@ -43,8 +43,9 @@ MOURNED = 0.3
 _LOOKS = "client_connection_check_interval"  # in a uri: whether PostgreSQL looks for its client is the user's choice
 
 # Seconds until what is mourned may be over: the kernel forgets a connection at once if something had come on it that
-# its process did not live to read (it is reset). The server was idle then, or about to be, and ends it when it sees it.
-RESET = 0.05
+# its process did not live to read (it is reset). The server was idle then, or about to be, and ends it when it sees it,
+# which takes a busy host's server a while: with 0.05 s one showed a connection too many, once in some thousand kills.
+RESET = 1.0
 
 MOST = 1000  # connections that one helper is told of
 

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger("mppool.pool")
 
 AFTER = 1.0  # seconds without an end of file until the server is asked; then after twice as long, and so on
+ALONE = 2.0  # seconds for which nobody may have been served before one more is opened: a busy server is late, too
+BURIED = 10.0  # seconds that the one more gets to end, before there may be the next
 PATIENCE = 5.0  # seconds to wait for a permit to ask it over
 LOOK_EVERY = 0.25  # seconds until it is looked whether anybody is served at all
 
@@ -130,8 +132,8 @@ class Silence:
             self._pool.close_idle(lost.closed)  # they may be as silent; those that are not come back at once
             if not self._pool.agent.nobody_served():
                 alone_until = until
-            elif alone_until == until:  # a busy server may be late with the end of those that were well
-                alone_until = min(until, monotonic() + AFTER)
+            elif alone_until == until:
+                alone_until = min(until, monotonic() + ALONE)
             if monotonic() >= alone_until:
                 break
         if slot is None and not seat.step_out(waiter):
@@ -155,6 +157,6 @@ class Silence:
             if link is not None:
                 link.attend()
                 link.close(backends.ANSWER)
-                link.buried(AFTER)
+                link.buried(BURIED)
                 link.forget_twin()
             turn.give_back()
