@@ -4,10 +4,10 @@ A server goes on with the statement of a process that was killed, and as long as
 So each member shares its connections' sockets with the manager. When the member ends, the manager hangs up on them and
 waits for the server's end of file, which is the server's own word that a connection is gone: idle ones go at once,
 PostgreSQL looks for its client during a statement, others end with the statement. What has not ended in a moment is
-ended by a helper (`ending`). The manager never speaks to a database.
+ended by a helper (`reaper`). The manager never speaks to a database.
 
 The connections of a member that was killed together with its manager, and those that it had not shared yet, are
-nobody's: they are mourned. How many of such connections a server has not ended yet the kernel knows (`hangups`), so
+nobody's: they are mourned. How many of such connections a server has not ended yet the kernel knows (`tcp_closing`), so
 that many permits are kept. It may count others' too, to the same server, for a minute: then a permit comes late.
 """
 
@@ -19,8 +19,8 @@ import socket
 import time
 
 from mppool.manager.connections import Orphan
-from mppool.manager.ending import REAP, Ending
-from mppool.manager.hangups import hung_up
+from mppool.manager.tcp_closing import half_closed
+from mppool.reaper.launching import REAP, Reaper
 from mppool.shared import ledger as L
 
 TYPE_CHECKING = False
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from mppool.manager.treasury import Treasury
-    from mppool.shared.places import Place
+    from mppool.manager.allocator import Allocator
+    from mppool.shared.endpoints import Endpoint
 
 __all__ = ["Orphans"]
 
@@ -71,19 +71,19 @@ class Orphans:
 
     Args:
         config: the manager's.
-        treasury: where their permits are.
-        selector: its keys' ``data`` is an `Orphan` or the `Ending`: both have it heard by `hear`.
+        allocator: where their permits are.
+        selector: its keys' ``data`` is an `Orphan` or the `Reaper`: both have it heard by `hear`.
         freed: called when permits came free, or a helper is gone.
     """
 
     def __init__(
         self,
         config: dict[str, Any],
-        treasury: Treasury,
+        allocator: Allocator,
         selector: selectors.BaseSelector,
         freed: Callable[[], None],
     ) -> None:
-        self._treasury = treasury
+        self._allocator = allocator
         self._selector = selector
         self._freed = freed
         self._on_a_server = not config["database"].startswith("sqlite")
@@ -93,15 +93,15 @@ class Orphans:
         self._orphans: set[Orphan] = set()
         self._mourned: list[Mourned] = []  # the oldest first
         self._look_at = self._pause = 0.0
-        self._ending = Ending(config, self._places)
+        self._reaper = Reaper(config, self._endpoints)
 
     def __bool__(self) -> bool:
-        return bool(self._orphans or self._mourned or self._ending.pid)
+        return bool(self._orphans or self._mourned or self._reaper.pid)
 
     @property
     def helper(self) -> int | None:
         """The pid of the helper that is at work."""
-        return self._ending.pid
+        return self._reaper.pid
 
     # -- facts -----------------------------------------------------------------------------------------------
 
@@ -118,12 +118,12 @@ class Orphans:
                 orphan.close()
             else:
                 orphans.append(orphan)
-        credit = self._treasury.books.accounts[member].credit
+        credit = self._allocator.books.accounts[member].credit
         unseen = max(0, min(self._held(member) - len(connections), credit - len(orphans)))
         if not orphans and not unseen:
-            self._treasury.leave(member)
+            self._allocator.leave(member)
             return
-        self._treasury.bury(member, len(orphans) + unseen, time.monotonic(), len(orphans))
+        self._allocator.bury(member, len(orphans) + unseen, time.monotonic(), len(orphans))
         self._mourn(member, unseen, 0)
         for orphan in orphans:
             self._orphans.add(orphan)
@@ -131,18 +131,18 @@ class Orphans:
 
     def mourn(self, row: int) -> None:
         """A member of the predecessor's has ended, and nobody has its connections any more to hear of their end."""
-        cells, at = self._treasury.ledger.cells, self._treasury.ledger.row(row)
+        cells, at = self._allocator.ledger.cells, self._allocator.ledger.row(row)
         busy = max(0, cells[at + L.IN_USE] + cells[at + L.MOVING])
-        self._treasury.bury(row, self._held(row), time.monotonic(), busy)
-        left = self._treasury.books.accounts[row].credit
+        self._allocator.bury(row, self._held(row), time.monotonic(), busy)
+        left = self._allocator.books.accounts[row].credit
         if left:
             self._mourn(row, left, cells[at + L.IN_USE])
         else:
-            self._treasury.leave(row)
+            self._allocator.leave(row)
 
     def _held(self, member: int) -> int:
         """Connections to a server that a member had when it ended, by its own word."""
-        cells, at = self._treasury.ledger.cells, self._treasury.ledger.row(member)
+        cells, at = self._allocator.ledger.cells, self._allocator.ledger.row(member)
         return max(0, cells[at + L.HELD]) if self._on_a_server and not cells[at + L.LEFT] else 0
 
     def _mourn(self, member: int, left: int, busy: int) -> None:
@@ -150,9 +150,9 @@ class Orphans:
             self._mourned.append(Mourned(member, left, busy, time.monotonic()))
             self._look_at, self._pause = 0.0, LOOK[0]
 
-    def hear(self, speaker: Orphan | Ending) -> None:
+    def hear(self, speaker: Orphan | Reaper) -> None:
         """One of them has something to say."""
-        if isinstance(speaker, Ending):
+        if isinstance(speaker, Reaper):
             if not speaker.hear():
                 self._selector.unregister(speaker)
                 speaker.let_go(time.monotonic())
@@ -164,13 +164,13 @@ class Orphans:
         self._orphans.remove(orphan)
         self._selector.unregister(orphan)
         orphan.close()
-        self._treasury.buried(orphan.member, time.monotonic())
+        self._allocator.buried(orphan.member, time.monotonic())
         if not self._orphans:
-            self._ending.succeeded()
+            self._reaper.succeeded()
         self._freed()
 
-    def _places(self) -> list[Place]:
-        return [orphan.place for orphan in self._orphans if orphan.place is not None][:MOST]
+    def _endpoints(self) -> list[Endpoint]:
+        return [orphan.endpoint for orphan in self._orphans if orphan.endpoint is not None][:MOST]
 
     # -- time ------------------------------------------------------------------------------------------------
 
@@ -181,19 +181,19 @@ class Orphans:
             self._buried(orphan)
         if self._mourned and now >= self._look_at:
             self._look(now)
-        if self._ending.dying:
-            self._ending.reap()
-            if not self._ending.pid:
+        if self._reaper.dying:
+            self._reaper.reap()
+            if not self._reaper.pid:
                 self._freed()
         end_at = self._end_at()
-        if end_at is not None and now >= end_at and self._ending.launch(now):
-            self._selector.register(self._ending, selectors.EVENT_READ, self._ending)
+        if end_at is not None and now >= end_at and self._reaper.launch(now):
+            self._selector.register(self._reaper, selectors.EVENT_READ, self._reaper)
 
     def _look(self, now: float) -> None:
         """Let go of what is mourned and has ended."""
         began = time.monotonic()
         try:
-            ports = hung_up(self._port) if self._port is not None else None
+            ports = half_closed(self._port) if self._port is not None else None
         except OSError:
             self._look_at = now + LOOK[1]  # no free descriptor: that says nothing of connections
             return
@@ -214,7 +214,7 @@ class Orphans:
 
     def _ended(self, old: list[Mourned], ports: list[int]) -> int:
         """As many of those the server has ended at the least, by the ports of all that it has not."""
-        known = {orphan.place[1] for orphan in self._orphans if orphan.place is not None}
+        known = {orphan.endpoint[1] for orphan in self._orphans if orphan.endpoint is not None}
         return max(0, sum(mourned.left for mourned in old) - sum(port not in known for port in ports))
 
     def _let_go(self, mourned: Mourned, count: int) -> None:
@@ -224,7 +224,7 @@ class Orphans:
         if not mourned.left:
             self._mourned.remove(mourned)
         for _ in range(count):
-            self._treasury.buried(mourned.member, time.monotonic())
+            self._allocator.buried(mourned.member, time.monotonic())
         self._freed()  # the last: whether the manager may leave depends on what there is
 
     def next_at(self) -> float | None:
@@ -235,16 +235,16 @@ class Orphans:
         end_at = self._end_at()
         if end_at is not None:
             times.append(end_at)
-        if self._ending.dying:
+        if self._reaper.dying:
             times.append(time.monotonic() + REAP)
         return min(times, default=None)
 
     def _end_at(self) -> float | None:
         """When to send a helper; None: there is nothing for it to do, or no permit that it could get."""
-        times = [orphan.since + ENDING for orphan in self._orphans if orphan.place is not None]
-        if not times or not self._ends or self._ending.useless or self._ending.pid or not self._treasury.spare:
+        times = [orphan.since + ENDING for orphan in self._orphans if orphan.endpoint is not None]
+        if not times or not self._ends or self._reaper.useless or self._reaper.pid or not self._allocator.spare:
             return None
-        return max(min(times), self._ending.again_at)
+        return max(min(times), self._reaper.again_at)
 
 
 def _say_so() -> None:

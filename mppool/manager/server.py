@@ -1,6 +1,6 @@
 """The manager: one thread, one selector, no wake-up while nothing happens.
 
-It learns three kinds of facts (a message or a bell came, a process ended, a time has come), lets the treasury
+It learns three kinds of facts (a message or a bell came, a process ended, a time has come), lets the allocator
 settle once for all that came together, and sleeps again. It never waits for a member. It leaves when nobody
 needs it: no member is attached and its owner is gone.
 """
@@ -18,9 +18,9 @@ import socket
 import sys
 import time
 
+from mppool.manager.allocator import Allocator
 from mppool.manager.connections import Shared
 from mppool.manager.orphans import Orphans
-from mppool.manager.treasury import Treasury
 from mppool.shared import identity, messages, paths, room
 from mppool.shared import ledger as L
 from mppool.shared.descriptors import is_short
@@ -92,13 +92,13 @@ class Manager:
         known = [row for row, pid in enumerate(ledger.column(L.PID, L.ROWS)) if pid]
         dead = sorted(set(known).difference(living))
         self._ledger = ledger
-        self._treasury = Treasury(ledger, config["max_size"], self._ring, os.cpu_count() or 1)
+        self._allocator = Allocator(ledger, config["max_size"], self._ring, os.cpu_count() or 1)
         self._guests: set[Guest] = set()
         self._look_at = 0.0
         self._unwatched: set[Guest] = set()  # those of whose end the kernel or their channel cannot tell
         self._members: dict[int, Guest] = {}
         self._selector = selectors.DefaultSelector()
-        self._orphans = Orphans(config, self._treasury, self._selector, self._freed)
+        self._orphans = Orphans(config, self._allocator, self._selector, self._freed)
         self._stopping = bool(living and ledger.cells[L.H_STOPPING])
         ledger.cells[L.H_STOPPING] = self._stopping
         ledger.cells[L.H_SPACE] = self._space = identity.space()
@@ -106,7 +106,7 @@ class Manager:
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self._limit = limit if limit >= 0 else sys.maxsize  # below zero it is without limit
         self._deaf_until: float | None = None  # there was no descriptor left for another guest
-        self._dirty = False  # something happened that the treasury should see
+        self._dirty = False  # something happened that the allocator should see
         self._rang: set[int] = set()  # members that have something new in their rows
         self._pace = Pace()
         self._again_at: float | None = None
@@ -114,7 +114,7 @@ class Manager:
         for row in living:
             self._inherit(row)
         for row in dead:
-            self._treasury.inherit(row, time.monotonic())
+            self._allocator.inherit(row, time.monotonic())
             self._orphans.mourn(row)
 
     def _at_home(self) -> bool:
@@ -166,7 +166,7 @@ class Manager:
 
     def _settle(self, now: float) -> None:
         rang, self._rang, self._dirty = self._rang, set(), False
-        self._again_at = self._treasury.settle(now, rang)
+        self._again_at = self._allocator.settle(now, rang)
 
     def _pause(self) -> float | None:
         due = self._again_at, self._leave_at, self._deaf_until, self._orphans.next_at()
@@ -181,10 +181,10 @@ class Manager:
         try:
             guest.notice = identity.death_notice(guest.pid)
         except OSError:
-            self._treasury.inherit(row, time.monotonic())
+            self._allocator.inherit(row, time.monotonic())
             self._orphans.mourn(row)  # it has ended since we looked
             return
-        self._treasury.inherit(row, time.monotonic())
+        self._allocator.inherit(row, time.monotonic())
         guest.member, self._members[row] = row, guest
         self._welcome(guest)
         self._leave_at = None
@@ -424,7 +424,7 @@ class Manager:
         warm = min(max(0, int(message["warm"])), self._config["max_size"])
         full, error_name = f"it has {len(self._members)} members already", "ManagerUnavailableError"
         try:
-            row = self._treasury.attach(guest.pid, guest.started, warm, now, token)
+            row = self._allocator.attach(guest.pid, guest.started, warm, now, token)
         except OSError as error:
             row, full, error_name = None, f"{full}, and {error.strerror}", "ManagerFullError"
         if row is None:
@@ -437,10 +437,10 @@ class Manager:
         guest.member, self._members[row] = row, guest
         self._leave_at = None
         if returning:
-            self._treasury.awaits(row)
+            self._allocator.awaits(row)
         self._settle(now)  # so that it finds permits when it comes in
-        fds = self._treasury.semaphores[row].fds
-        answer = {**self._description(), "row": row, "fds": len(fds), "declare": row in self._treasury.undeclared}
+        fds = self._allocator.semaphores[row].fds
+        answer = {**self._description(), "row": row, "fds": len(fds), "declare": row in self._allocator.undeclared}
         guest.channel.send(answer, [self._ledger_fd, *fds])
 
     def _unseat(self, newcomer: Guest, token: int) -> None:
@@ -454,9 +454,9 @@ class Manager:
 
     def _declare(self, guest: Guest, message: dict[str, Any]) -> None:
         held = int(message["held"])
-        if guest.member not in self._treasury.undeclared or not 0 <= held <= self._config["max_size"]:
+        if guest.member not in self._allocator.undeclared or not 0 <= held <= self._config["max_size"]:
             raise messages.Garbled("a declaration out of place")
-        self._treasury.declare(guest.member, held, time.monotonic())
+        self._allocator.declare(guest.member, held, time.monotonic())
         self._dirty = True
 
     def _ring(self, member: int) -> None:

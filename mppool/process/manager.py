@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 from mppool import errors, scope
 from mppool.database.statements import lexer
 from mppool.late import late
-from mppool.manager import launcher
+from mppool.membership import launcher
+from mppool.membership.member import launch_config
 from mppool.process import registry
 from mppool.process.async_pool import PySQLXEnginePool
 from mppool.process.handle import Handle
-from mppool.process.member import launch_config
 from mppool.process.sync_pool import PySQLXEnginePoolSync
 from mppool.settings import BudgetSettings, PoolSettings, check_keywords, check_name
 from mppool.shared import identity
@@ -245,7 +245,7 @@ class PoolManager:
             name=self._name,
             max_size=cells[L.H_MAX_SIZE],
             manager_pid=cells[L.H_MANAGER],
-            hungry=cells[L.H_HUNGRY],
+            hungry=cells[L.H_SHORT],
             members=tuple(members),
         )
 

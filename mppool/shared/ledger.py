@@ -27,7 +27,7 @@ NEVER = 1 << 62  # a limit that limits nothing
 
 # Header cells; the manager writes them.
 HEADER = 16
-H_MAGIC, H_MAX_SIZE, H_MANAGER, H_STARTED, H_HUNGRY, H_DATABASE, H_STOPPING, H_COST, H_TELLING, H_SPACE = range(10)
+H_MAGIC, H_MAX_SIZE, H_MANAGER, H_STARTED, H_SHORT, H_DATABASE, H_STOPPING, H_COST, H_TELLING, H_SPACE = range(10)
 
 # Row cells. The manager's:
 ROW = 24

@@ -270,12 +270,12 @@ class Walk(RuleBasedStateMachine):
             assert credits == self.max_size or stopped, "permits lie unused while somebody waits"
         if not self.books.shortage:
             return
-        hungry = [member for member in self.processes if self.books.extra(self.books.accounts[member])]
-        assert hungry, "callers are counted that do not wait any more"
-        if min(self.books.accounts[member].credit for member in hungry):
+        short = [member for member in self.processes if self.books.extra(self.books.accounts[member])]
+        assert short, "callers are counted that do not wait any more"
+        if min(self.books.accounts[member].credit for member in short):
             assert self.moves == 0, "permits go back and forth although the shares are fair"
-        hungry = [member for member in hungry if not self.processes[member].stopped]
-        if not hungry:
+        short = [member for member in short if not self.processes[member].stopped]
+        if not short:
             return
         for member, process in self.processes.items():
             account = self.books.accounts[member]
@@ -284,7 +284,7 @@ class Walk(RuleBasedStateMachine):
             assert not process.idle, "a connection idles while others wait"
             assert process.tokens == 0 or account.target < account.credit or process.waiting, "a permit idles"
             if process.closing == 0 and account.target == account.credit:
-                least = min(self.books.accounts[each].credit for each in hungry)
+                least = min(self.books.accounts[each].credit for each in short)
                 assert account.credit <= least + 1, "somebody has two more than somebody who waits"
 
 

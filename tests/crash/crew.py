@@ -64,7 +64,7 @@ class Books:
         """Who has what, a line a member."""
         names = ["CREDIT", "TARGET", "LIMIT", "KNOWN", "LEFT", "HELD", "IN_USE", "MOVING", "CLOSING", "WAITING"]
         rows = [at for at in map(self._ledger.row, range(64)) if self.cells[at + L.PID]]
-        told = [f"manager {self.manager()}, alive: {self.managed()}, hungry {self.cells[L.H_HUNGRY]}"]
+        told = [f"manager {self.manager()}, alive: {self.managed()}, hungry {self.cells[L.H_SHORT]}"]
         for at in rows:
             told.append(
                 f"{self.cells[at + L.PID]}: {', '.join(f'{n} {self.cells[at + getattr(L, n)]}' for n in names)}"

@@ -23,7 +23,8 @@ from typing import Any
 import pytest
 
 from mppool import PoolManager
-from mppool.manager import launcher, server
+from mppool.manager import server
+from mppool.membership import launcher
 from mppool.shared import ledger as L
 from mppool.shared import paths
 from tests.crash import crew as kit

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 
 from mppool.core import books
 from mppool.core.pool import Slot
-from mppool.manager.treasury import Treasury
+from mppool.manager.allocator import Allocator
 from scripts.simulation import mppool_model, scenarios
 from scripts.simulation.__main__ import main
 from scripts.simulation.engine import MS, Events, Interpreter, Processors
@@ -208,7 +208,7 @@ def test_a_permit_that_goes_back_before_its_connection_is_closed_is_noticed(monk
 
 
 def test_books_that_invent_permits_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Treasury, "__init__", more_by_one(Treasury.__init__))
+    monkeypatch.setattr(Allocator, "__init__", more_by_one(Allocator.__init__))
     with pytest.raises(Overspent):
         figures(Mppool, lopsided, program=LIGHT)
 

@@ -62,7 +62,7 @@ def test_rows_fill_the_file_without_touching(ledger: Ledger) -> None:
 
 
 def test_facts_are_the_members_cells_in_the_order_of_an_accounts_reports(ledger: Ledger) -> None:
-    """The treasury unpacks them by position into the account's fields of the same names."""
+    """The allocator unpacks them by position into the account's fields of the same names."""
     names = ["held", "in_use", "moving", "closing", "waiting", "since", "ripe_at", "idle_since", "warm", "cost"]
     assert [getattr(L, name.upper()) for name in names] == MEMBERS_CELLS
     assert set(names) <= set(Account.__slots__)

@@ -1,4 +1,4 @@
-"""The treasury: the only place where permits move.
+"""The allocator: the only place where permits move.
 
 It has the books plan by what members report in the ledger, and carries out the plan on ledger and semaphores.
 Stores are ordered so that a manager killed between two of them leaves a permit unused, never two of one: a grant
@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from heapq import heappop, heappush
 
-from mppool.core.bells import Orders, must_tell, overlooked
 from mppool.core.books import Books
+from mppool.core.notifications import Orders, must_tell, overlooked
 from mppool.shared import ledger as L
 from mppool.shared.semaphore import EventSemaphore, make
 
@@ -72,7 +72,7 @@ class Reports:
         return self._ledger.column(cell, self.rows)
 
 
-class Treasury:
+class Allocator:
     """Books, ledger and semaphores of one budget.
 
     Args:
@@ -94,7 +94,7 @@ class Treasury:
         self._told: dict[int, Orders | None] = {}  # None: a member may still go by what the predecessor had written
         self._bell = bell
         ledger.cells[L.H_MAX_SIZE] = max_size
-        ledger.cells[L.H_HUNGRY] = ledger.cells[L.H_TELLING] = 0
+        ledger.cells[L.H_SHORT] = ledger.cells[L.H_TELLING] = 0
 
     # -- members come and go ---------------------------------------------------------------------------------
 
@@ -242,11 +242,11 @@ class Treasury:
         """
         books, cells = self.books, self.ledger.cells
         again = False
-        hungry = books.shortage + max(0, -books.accounts.free)
-        was_hungry, was_telling = cells[L.H_HUNGRY], cells[L.H_TELLING]
-        cells[L.H_HUNGRY], cells[L.H_TELLING] = hungry, books.telling
+        short = books.shortage + max(0, -books.accounts.free)
+        was_short, was_telling = cells[L.H_SHORT], cells[L.H_TELLING]
+        cells[L.H_SHORT], cells[L.H_TELLING] = short, books.telling
         cells[L.H_COST] = int(books.cost * _NS)
-        if hungry and not was_hungry:
+        if short and not was_short:
             again = books.search_again()  # what came free a moment ago was of no interest to anybody
         if books.telling and not was_telling:
             again |= books.look_again(now)

@@ -13,7 +13,7 @@ import sys
 from typing import Any
 
 from mppool import errors
-from mppool.manager.launcher import enter
+from mppool.membership.launcher import enter
 from mppool.settings import BudgetSettings
 from mppool.shared import ledger as L
 from mppool.shared import messages

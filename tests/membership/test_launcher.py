@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from mppool import PoolManager, errors
-from mppool.manager import launcher
+from mppool.membership import launcher
 from mppool.shared import ledger as L
 from mppool.shared import paths
 from mppool.shared.messages import encode
