@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from mppool.core.accounts import Account
     from mppool.core.books import Plan
 
-_NOBODY = -1  # a start that no process has
 _NS = 1e9
 _LATE = 1.0  # seconds that a time may be later than ours: it was read after we looked at the clock
 
@@ -93,8 +92,9 @@ class Allocator:
         self._unused_rows: list[int] = []  # a heap of rows that members have left; below those never used
         self._told: dict[int, Orders | None] = {}  # None: a member may still go by what the predecessor had written
         self._bell = bell
-        ledger.cells[L.H_MAX_SIZE] = max_size
-        ledger.cells[L.H_SHORT] = ledger.cells[L.H_TELLING] = 0
+        header = ledger.header
+        header.max_size = max_size
+        header.short = header.telling = 0
 
     # -- members come and go ---------------------------------------------------------------------------------
 
@@ -104,11 +104,10 @@ class Allocator:
         for skipped in range(self._reports.rows, row):
             heappush(self._unused_rows, skipped)
         self._reports.rows = max(self._reports.rows, row + 1)
-        self.books.inherit(row, self.ledger.cells[self.ledger.row(row) + L.CREDIT], now)
+        self.books.inherit(row, self.ledger.row(row).credit, now)
         self.undeclared.add(row)
         self._told[row] = None
-        at, cells = self.ledger.row(row), self.ledger.cells
-        self._absent[cells[at + L.PID], cells[at + L.STARTED], cells[at + L.TOKEN]] = row
+        self._absent[self.ledger.row(row).key] = row
 
     def attach(self, pid: int, started: int, warm: int, now: float, token: int = 0) -> int | None:
         """Open an account, or find the one that this member had; the member's row. None: all rows are taken.
@@ -126,11 +125,7 @@ class Allocator:
         self.semaphores[row] = make()  # first: it may fail, for want of descriptors
         self._reports.rows = max(self._reports.rows, row + 1)
         self.ledger.clear(row)
-        at, cells = self.ledger.row(row), self.ledger.cells
-        cells[at + L.WARM] = warm
-        cells[at + L.STARTED] = started
-        cells[at + L.TOKEN] = token
-        cells[at + L.PID] = pid
+        self.ledger.row(row).assign(pid, started, token, warm)
         self._told[row] = Orders(0, 0, 0, False, 0.0)
         self.books.attach(row, now)
         return row
@@ -149,7 +144,7 @@ class Allocator:
     def declare(self, member: int, held: int, now: float) -> None:
         """A member that came over from the predecessor holds so many permits, and has none unused."""
         self.undeclared.discard(member)
-        self.ledger.cells[self.ledger.row(member) + L.CREDIT] = held  # before what it frees is granted to anybody
+        self.ledger.row(member).credit = held  # before what it frees is granted to anybody
         self._told[member] = None
         self.books.declare(member, held, now)
 
@@ -165,15 +160,7 @@ class Allocator:
         """
         self._forget(member)
         credit = self.books.bury(member, connections, now)
-        cells, at = self.ledger.cells, self.ledger.row(member)
-        cells[at + L.STARTED] = _NOBODY
-        cells[at + L.TOKEN] = 0
-        cells[at + L.IN_USE] = credit if busy is None else min(credit, busy)
-        for cell in (*L.FACTS, L.LOST, L.TARGET, L.LIMIT, L.KNOWN):
-            if cell not in (L.HELD, L.IN_USE):
-                cells[at + cell] = 0
-        cells[at + L.HELD] = cells[at + L.CREDIT] = credit
-        cells[at + L.LEFT] = 0  # the last: until then its own word that it had nothing open counts
+        self.ledger.row(member).retire(credit, credit if busy is None else min(credit, busy))
 
     def buried(self, member: int, now: float) -> None:
         """One of them is gone."""
@@ -181,9 +168,7 @@ class Allocator:
         if left <= 0:
             self.leave(member)
             return
-        at = self.ledger.row(member)
-        for cell in (L.IN_USE, L.HELD, L.CREDIT):
-            self.ledger.cells[at + cell] = min(self.ledger.cells[at + cell], left)
+        self.ledger.row(member).shrink(left)
 
     @property
     def spare(self) -> int:
@@ -203,8 +188,7 @@ class Allocator:
     def _forget(self, member: int) -> None:
         """It will not come over from the predecessor any more, and has no semaphore."""
         self.undeclared.discard(member)
-        at, cells = self.ledger.row(member), self.ledger.cells
-        self._absent.pop((cells[at + L.PID], cells[at + L.STARTED], cells[at + L.TOKEN]), None)
+        self._absent.pop(self.ledger.row(member).key, None)
         semaphore = self.semaphores.pop(member, None)
         if semaphore is not None:
             semaphore.close()
@@ -240,12 +224,12 @@ class Allocator:
         A member writes, then looks whether that concerns anybody; so we write, then look what was written meanwhile.
         (The look takes microseconds; so long no processor keeps a store to itself.)
         """
-        books, cells = self.books, self.ledger.cells
+        books, header = self.books, self.ledger.header
         again = False
         short = books.shortage + max(0, -books.accounts.free)
-        was_short, was_telling = cells[L.H_SHORT], cells[L.H_TELLING]
-        cells[L.H_SHORT], cells[L.H_TELLING] = short, books.telling
-        cells[L.H_COST] = int(books.cost * _NS)
+        was_short, was_telling = header.short, header.telling
+        header.short, header.telling = short, books.telling
+        header.cost = int(books.cost * _NS)
         if short and not was_short:
             again = books.search_again()  # what came free a moment ago was of no interest to anybody
         if books.telling and not was_telling:
@@ -264,7 +248,7 @@ class Allocator:
                 got += 1
             if got:
                 credit = self.books.accounts[member].credit - got
-                self.ledger.cells[self.ledger.row(member) + L.CREDIT] = credit
+                self.ledger.row(member).credit = credit
                 self.books.recalled(member, got, now)
                 moved += got
             missed += permits - got
@@ -276,18 +260,14 @@ class Allocator:
         account = self.books.accounts[member]
         if account.frozen:
             return False
-        cells, at = self.ledger.cells, self.ledger.row(member)
+        row = self.ledger.row(member)
         must_close = account.held - account.closing > account.target
         said = self._told[member]
         say = Orders(account.credit, account.target, account.limit, must_close, account.idle_since)
         self._told[member] = say
         known = min(account.demand, L.NEVER)
-        before = max(cells[at + L.KNOWN], cells[at + L.CREDIT])
-        # The credit last: who sees it raised must not see the old target beside it, take that for an order to come
-        # down, and turn away from the semaphore.
-        cells[at + L.LIMIT], cells[at + L.TARGET], cells[at + L.CREDIT] = account.limit, account.target, account.credit
-        cells[at + L.KNOWN] = known
-        waiting, in_use = max(0, cells[at + L.WAITING]), max(0, cells[at + L.IN_USE])
+        before = row.order(account.credit, account.target, account.limit, known)
+        waiting, in_use = row.callers()
         if must_tell(said, say, waiting > 0):
             self._bell(member)
         if not overlooked(in_use + waiting, before, max(known, account.credit)):

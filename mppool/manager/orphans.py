@@ -21,7 +21,6 @@ import time
 from mppool.manager.connections import Orphan
 from mppool.manager.tcp_closing import half_closed
 from mppool.reaper.launching import REAP, Reaper
-from mppool.shared import ledger as L
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -131,19 +130,19 @@ class Orphans:
 
     def mourn(self, row: int) -> None:
         """A member of the predecessor's has ended, and nobody has its connections any more to hear of their end."""
-        cells, at = self._allocator.ledger.cells, self._allocator.ledger.row(row)
-        busy = max(0, cells[at + L.IN_USE] + cells[at + L.MOVING])
+        published = self._allocator.ledger.row(row)
+        busy = max(0, published.in_use + published.moving)
         self._allocator.bury(row, self._held(row), time.monotonic(), busy)
         left = self._allocator.books.accounts[row].credit
         if left:
-            self._mourn(row, left, cells[at + L.IN_USE])
+            self._mourn(row, left, published.in_use)
         else:
             self._allocator.leave(row)
 
     def _held(self, member: int) -> int:
         """Connections to a server that a member had when it ended, by its own word."""
-        cells, at = self._allocator.ledger.cells, self._allocator.ledger.row(member)
-        return max(0, cells[at + L.HELD]) if self._on_a_server and not cells[at + L.LEFT] else 0
+        row = self._allocator.ledger.row(member)
+        return max(0, row.held) if self._on_a_server and not row.left else 0
 
     def _mourn(self, member: int, left: int, busy: int) -> None:
         if left:

@@ -99,10 +99,11 @@ class Manager:
         self._members: dict[int, Guest] = {}
         self._selector = selectors.DefaultSelector()
         self._orphans = Orphans(config, self._allocator, self._selector, self._freed)
-        self._stopping = bool(living and ledger.cells[L.H_STOPPING])
-        ledger.cells[L.H_STOPPING] = self._stopping
-        ledger.cells[L.H_SPACE] = self._space = identity.space()
-        ledger.cells[L.H_DATABASE] = L.database_key(config["database"])
+        header = ledger.header
+        self._stopping = bool(living and header.stopping)
+        header.stopping = self._stopping
+        header.space = self._space = identity.space()
+        header.database = L.database_key(config["database"])
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self._limit = limit if limit >= 0 else sys.maxsize  # below zero it is without limit
         self._deaf_until: float | None = None  # there was no descriptor left for another guest
@@ -126,8 +127,9 @@ class Manager:
             return False
 
     def run(self) -> None:
-        self._ledger.cells[L.H_STARTED] = identity.started(os.getpid())
-        self._ledger.cells[L.H_MANAGER] = os.getpid()
+        header = self._ledger.header
+        header.started = identity.started(os.getpid())
+        header.manager = os.getpid()
         self._listener.setblocking(False)
         self._selector.register(self._listener, selectors.EVENT_READ, None)
         self._home = os.stat(os.path.join(self._folder, paths.SOCKET)).st_ino
@@ -177,7 +179,7 @@ class Manager:
 
     def _inherit(self, row: int) -> None:
         """A member of the predecessor's: it will come by itself. Until then only its end is watched for."""
-        guest = Guest(None, self._ledger.cells[self._ledger.row(row) + L.PID])
+        guest = Guest(None, self._ledger.row(row).pid)
         try:
             guest.notice = identity.death_notice(guest.pid)
         except OSError:
@@ -282,8 +284,8 @@ class Manager:
 
     def _stays_away(self, row: int) -> bool:
         """Whether a member of the predecessor's has left meanwhile, or has become another program (exec)."""
-        cells, at = self._ledger.cells, self._ledger.row(row)
-        return bool(cells[at + L.LEFT] or (cells[at + L.TOKEN] and not self._seats.taken(cells[at + L.TOKEN])))
+        published = self._ledger.row(row)
+        return bool(published.left or (published.token and not self._seats.taken(published.token)))
 
     def _hear(self, guest: Guest) -> None:
         assert guest.channel is not None
@@ -328,7 +330,7 @@ class Manager:
         Our copies of its connections are then the last, and still on the driver's epoll instance. Were the server to
         end one of them, the driver would close the number, which may be somebody else's by now.
         """
-        left = self._ledger.cells[self._ledger.row(guest.member or 0) + L.LEFT]
+        left = self._ledger.row(guest.member or 0).left
         try:
             return not left and identity.runs(guest.pid, guest.started)
         except OSError:
@@ -378,7 +380,7 @@ class Manager:
             self._declare(guest, message)
         elif verb == "stop":
             self._stopping = True
-            self._ledger.cells[L.H_STOPPING] = 1
+            self._ledger.header.stopping = 1
             for each in self._guests:
                 each.owner = False
             guest.channel.send({"ok": True})
@@ -448,8 +450,7 @@ class Manager:
         channel may be kept open by a thread that sleeps on it."""
         for guest in list(self._members.values()):
             same = guest.pid == newcomer.pid and guest.started == newcomer.started
-            cells, at = self._ledger.cells, self._ledger.row(guest.member or 0)
-            if same and guest.channel is not None and cells[at + L.TOKEN] == token:
+            if same and guest.channel is not None and self._ledger.row(guest.member or 0).token == token:
                 self._gone(guest)
 
     def _declare(self, guest: Guest, message: dict[str, Any]) -> None:

@@ -228,7 +228,7 @@ class PoolManager:
         """Who holds what, read from the ledger: it costs the manager nothing. Raises: ManagerUnavailableError."""
         ledger = self._read()
         cells, members = ledger.cells, []
-        for at in (ledger.row(index) for index in range(L.ROWS)):
+        for at in (ledger.offset(index) for index in range(L.ROWS)):
             if cells[at + L.PID]:
                 held, in_use, moving = cells[at + L.HELD], cells[at + L.IN_USE], cells[at + L.MOVING]
                 members.append(

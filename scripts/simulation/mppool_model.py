@@ -207,7 +207,7 @@ class Process:
     def __init__(self, pool: Mppool, number: int, minimum: int) -> None:
         self.pool, self.world, self.events, self.number = pool, pool.world, pool.world.events, number
         self.machine, self.row = PoolMachine(minimum, NEVER), Row()
-        self.row.sit(pool.memory.cells, L.Ledger.row(number))
+        self.row.sit(pool.memory.cells, L.Ledger.offset(number))
         self.interpreter = pool.world.interpreters[number]
         semaphore: Any = pool.allocator.semaphores[number]
         self.semaphore: Semaphore = semaphore

@@ -124,7 +124,7 @@ class Succession(RuleBasedStateMachine):
         self.allocator = self.allocator_class(self.ledger, MAX_SIZE, lambda member: None)
         living = {seat.at: seat for seat in self.seats if seat.at >= 0}
         for row in range(L.ROWS):
-            at = self.ledger.row(row)
+            at = self.ledger.offset(row)
             if self.raw[at + L.PID]:
                 self.allocator.inherit(row, self.now)
                 if at not in living:
@@ -134,7 +134,7 @@ class Succession(RuleBasedStateMachine):
 
     def mourn(self, row: int) -> None:
         """Nobody has the sockets of the dead any more, but what they held is known until the server has ended it."""
-        held = self.raw[self.ledger.row(row) + L.HELD]
+        held = self.raw[self.ledger.offset(row) + L.HELD]
         assert held >= self.orphans.get(row, 0)
         if row in self.orphans:
             self.allocator.bury(row, held, self.now)
@@ -185,7 +185,7 @@ class Succession(RuleBasedStateMachine):
         except Killed:
             return
         assert seat.row is not None
-        seat.at, seat.semaphore = self.ledger.row(seat.row), self.allocator.semaphores[seat.row]  # type: ignore[assignment]
+        seat.at, seat.semaphore = self.ledger.offset(seat.row), self.allocator.semaphores[seat.row]  # type: ignore[assignment]
         self.seats.append(seat)
         self.publish(seat)
 
@@ -199,7 +199,7 @@ class Succession(RuleBasedStateMachine):
             self.do(self.allocator.awaits, row)
         except Killed:
             return
-        assert self.ledger.row(row) == seat.at, "it gets the row that it had"
+        assert self.ledger.offset(row) == seat.at, "it gets the row that it had"
         seat.row, seat.declared, seat.said = row, False, seat.held
         seat.semaphore = self.allocator.semaphores[row]  # what lay on the other has been drained
 
@@ -417,7 +417,7 @@ def test_all_that_was_ever_put_on_an_absent_account_counts_as_used(budget: Budge
 def test_a_declaration_is_in_the_ledger_before_what_it_frees_is_granted(budget: Budget) -> None:
     """A manager killed in between would leave a ledger in which the permits stand twice."""
     member = budget.worker(3)
-    at = budget.ledger.row(member)
+    at = budget.ledger.offset(member)
     allocator = successor(budget, member)
     allocator.semaphores[member] = module.make()
     allocator.declare(member, 1, 0.0)
@@ -426,7 +426,7 @@ def test_a_declaration_is_in_the_ledger_before_what_it_frees_is_granted(budget: 
 
 def test_who_declares_less_frees_the_rest(budget: Budget) -> None:
     absent = budget.worker(3)
-    budget.ledger.cells[budget.ledger.row(absent) + L.TOKEN] = 77
+    budget.ledger.cells[budget.ledger.offset(absent) + L.TOKEN] = 77
     allocator = successor(budget, absent)
     assert allocator.attach(os.getpid(), 1, 0, 0.0, 77) == absent
     allocator.declare(absent, 1, 0.0)
@@ -436,7 +436,7 @@ def test_who_declares_less_frees_the_rest(budget: Budget) -> None:
 @pytest.mark.parametrize(("pid", "started", "token"), [(0, 1, 77), (None, 2, 77), (None, 1, 78), (None, 1, 0)])
 def test_an_account_is_nobody_elses(budget: Budget, pid: int | None, started: int, token: int) -> None:
     absent = budget.worker(3)
-    budget.ledger.cells[budget.ledger.row(absent) + L.TOKEN] = 77 if token else 0
+    budget.ledger.cells[budget.ledger.offset(absent) + L.TOKEN] = 77 if token else 0
     allocator = successor(budget, absent)
     other = allocator.attach(os.getpid() if pid is None else pid, started, 0, 0.0, token)
     assert other is not None
@@ -469,7 +469,7 @@ def test_more_connections_than_permits_are_no_more_permits(budget: Budget) -> No
 def test_overdrawn_by_the_absent(budget: Budget) -> None:
     """More was put on accounts than there is: it takes a deleted folder. There is nobody to be asked for it yet."""
     one, other = budget.worker(3), budget.worker(1)
-    budget.ledger.cells[budget.ledger.row(other) + L.CREDIT] = 3
+    budget.ledger.cells[budget.ledger.offset(other) + L.CREDIT] = 3
     allocator = successor(budget, one, other)
     budget.settle()
     assert allocator.books.accounts.free == -2
@@ -484,7 +484,7 @@ def test_the_credit_is_the_last_cell_to_be_written(budget: Budget, monkeypatch: 
     """Who sees it raised must see the new target beside it."""
     member = budget.attach()
     budget.report(member, waiting=2)
-    at, cells, seen = budget.ledger.row(member), budget.ledger.cells, []
+    at, cells, seen = budget.ledger.offset(member), budget.ledger.cells, []
 
     class Recorded(Cells):
         def __setitem__(self, cell: int, value: int) -> None:

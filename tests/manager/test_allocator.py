@@ -104,7 +104,7 @@ def test_nobody_is_rung_who_closes_already_or_has_them_unused(budget: Budget) ->
 def test_whoever_comes_over_from_a_predecessor_is_rung(budget: Budget) -> None:
     """It came in and read what the predecessor had ordered: to come down to nothing, and so not to look for permits. A
     grant alone would not wake it."""
-    cells, at = budget.ledger.cells, budget.ledger.row(0)
+    cells, at = budget.ledger.cells, budget.ledger.offset(0)
     for cell, value in ((L.PID, os.getpid()), (L.STARTED, 1), (L.TOKEN, 7), (L.CREDIT, 2), (L.TARGET, 0)):
         cells[at + cell] = value
     budget.allocator.inherit(0, 0.0)
@@ -262,7 +262,7 @@ def test_rows_are_used_again_and_come_to_an_end(budget: Budget, monkeypatch: pyt
 def test_a_predecessors_row_is_not_given_away(budget: Budget) -> None:
     """Rows of the living are inherited first, then those of the dead, in any order."""
     for row in (3, 1):
-        budget.ledger.cells[budget.ledger.row(row) + L.CREDIT] = 1
+        budget.ledger.cells[budget.ledger.offset(row) + L.CREDIT] = 1
         budget.allocator.inherit(row, 100.0)
     budget.allocator.bury(1, 1, 100.0)
     assert [budget.attach() for _ in range(3)] == [0, 2, 4]
@@ -290,7 +290,7 @@ def test_who_leaves_frees_all_it_had(budget: Budget) -> None:
     gone, taker = budget.worker(3, in_use=3), budget.attach()
     fds = budget.allocator.semaphores[gone].fds[:]
     budget.allocator.leave(gone)
-    assert not any(budget.ledger.cells[budget.ledger.row(gone) : budget.ledger.row(gone + 1)])
+    assert not any(budget.ledger.cells[budget.ledger.offset(gone) : budget.ledger.offset(gone + 1)])
     for fd in fds:
         with pytest.raises(OSError):
             os.fstat(fd)
@@ -310,7 +310,7 @@ def test_each_fact_reaches_the_account_under_its_name(budget: Budget) -> None:
     names = ("held", "in_use", "moving", "closing", "waiting", "since", "ripe_at", "idle_since", "warm", "cost")
     times = {"since", "ripe_at", "idle_since", "cost"}
     for number, name in enumerate(names, 2):
-        cell = budget.ledger.row(member) + getattr(L, name.upper())
+        cell = budget.ledger.offset(member) + getattr(L, name.upper())
         budget.ledger.cells[cell] = number * (10**9 if name in times else 1)
     budget.rang.add(member)
     budget.settle()
@@ -362,7 +362,7 @@ def test_settling_ends_and_never_exceeds_whatever_members_claim(rounds: list[tup
         members = [budget.attach() for _ in range(4)]
         for reports, takers in rounds:
             for member, facts in zip(members, reports, strict=True):
-                start = budget.ledger.row(member) + L.HELD
+                start = budget.ledger.offset(member) + L.HELD
                 for cell, value in enumerate(facts, start):
                     budget.ledger.cells[cell] = value
                 budget.rang.add(member)
@@ -389,7 +389,7 @@ def test_a_corrupt_row_costs_next_to_nothing(
         budget.allocator.awaits(corrupt)
         budget.allocator.declare(corrupt, 2, 100.0)
     for cell in cells:
-        budget.ledger.cells[budget.ledger.row(corrupt) + cell] = value
+        budget.ledger.cells[budget.ledger.offset(corrupt) + cell] = value
     budget.rang.add(corrupt)
     budget.report(taker, waiting=4)
     now, until = 100.0, 101.0

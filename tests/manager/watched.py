@@ -72,9 +72,9 @@ class Budget:
 
     def report(self, member: int, **facts: int) -> None:
         for name, value in facts.items():
-            self.ledger.cells[self.ledger.row(member) + getattr(L, name.upper())] = value
+            self.ledger.cells[self.ledger.offset(member) + getattr(L, name.upper())] = value
         idle = self.cell(member, L.HELD) - self.cell(member, L.IN_USE) - self.cell(member, L.MOVING)
-        self.ledger.cells[self.ledger.row(member) + L.IDLE_SINCE] = LONG_AGO if idle > 0 else 0
+        self.ledger.cells[self.ledger.offset(member) + L.IDLE_SINCE] = LONG_AGO if idle > 0 else 0
         self.rang.add(member)
 
     def settle(self, now: float = 100.0) -> float | None:
@@ -85,7 +85,7 @@ class Budget:
         return self.allocator.settle(now, rang)
 
     def cell(self, member: int, cell: int) -> int:
-        return self.ledger.cells[self.ledger.row(member) + cell]
+        return self.ledger.cells[self.ledger.offset(member) + cell]
 
     def credit(self, member: int) -> int:
         return self.cell(member, L.CREDIT)

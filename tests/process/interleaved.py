@@ -397,7 +397,7 @@ class Member:
     def __init__(self, world: World, process: Process) -> None:
         row = world.allocator.attach(1, 1, 0, world.now)
         assert row is not None
-        process.row, self.at, self.cells = row, world.ledger.row(row), world.ledger.cells
+        process.row, self.at, self.cells = row, world.ledger.offset(row), world.ledger.cells
         self.semaphore = process.semaphore = world.allocator.semaphores[row]  # type: ignore[assignment]
         self.channel = process.channel = Channel(world, row)
         world.bells.add(row)

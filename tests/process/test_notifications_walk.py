@@ -192,7 +192,7 @@ def nothing_is_overlooked(patch: pytest.MonkeyPatch) -> None:
 
 def known_is_written_after_the_look(patch: pytest.MonkeyPatch) -> None:
     def publish(self: Allocator, member: int) -> bool:
-        cells, at = self.ledger.cells, self.ledger.row(member)
+        cells, at = self.ledger.cells, self.ledger.offset(member)
         late, self.ledger.cells = Late(cells, at + L.KNOWN, at + L.IN_USE), cells
         self.ledger.cells = late  # type: ignore[assignment]
         try:
@@ -303,7 +303,7 @@ def a_permit_is_put_back_after_the_orders_are_read(patch: pytest.MonkeyPatch) ->
 
 def a_credit_is_written_before_the_target(patch: pytest.MonkeyPatch) -> None:
     def publish(self: Allocator, member: int) -> bool:
-        account, cells, at = self.books.accounts[member], self.ledger.cells, self.ledger.row(member)
+        account, cells, at = self.books.accounts[member], self.ledger.cells, self.ledger.offset(member)
         early = Late(cells, at + L.TARGET, at + L.WAITING)
         if not account.frozen:
             cells[at + L.CREDIT] = account.credit
