@@ -14,6 +14,7 @@ from heapq import heappop, heappush
 
 from mppool.core.books import Books
 from mppool.core.notifications import Orders, must_tell, overlooked
+from mppool.core.policy import Policy
 from mppool.shared import ledger as L
 from mppool.shared.semaphore import EventSemaphore, make
 
@@ -21,8 +22,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from mppool.core.accounts import Account
-    from mppool.core.books import Plan
+    from mppool.core.accounts import Facts
+    from mppool.core.policy import Plan
 
 _NS = 1e9
 _LATE = 1.0  # seconds that a time may be later than ours: it was read after we looked at the clock
@@ -45,16 +46,15 @@ class Reports:
         self.rows = 0
         self.now = float("inf")
 
-    def read(self, member: int, account: Account) -> None:
+    def read(self, member: int) -> Facts:
         facts = self._ledger.facts(member)
-        if min(facts) < 0:  # a row is its member's to write: nonsense there must not keep us busy for ever
+        if min(facts) < 0:  # the member may write nonsense there, which must not keep the manager busy for ever
             facts = [max(0, fact) for fact in facts]
-        account.held, account.in_use, account.moving, account.closing, account.waiting = facts[:5]
-        since, ripe_at, idle_since, account.warm, cost = facts[5:]
-        account.since, account.ripe_at, account.idle_since = since / _NS, ripe_at / _NS, idle_since / _NS
-        if account.idle_since > self.now + _LATE:
-            account.idle_since = 0.0
-        account.cost = cost / _NS
+        held, in_use, moving, closing, waiting, since, ripe_at, idle_since, warm, cost = facts
+        idle_at = idle_since / _NS
+        if idle_at > self.now + _LATE:
+            idle_at = 0.0
+        return held, in_use, moving, closing, waiting, since / _NS, ripe_at / _NS, idle_at, warm, cost / _NS
 
     def idle(self) -> list[tuple[float, int]]:
         latest = (self.now + _LATE) * _NS
@@ -84,7 +84,8 @@ class Allocator:
     def __init__(self, ledger: L.Ledger, max_size: int, bell: Callable[[int], None], processors: float = 2.0) -> None:
         self.ledger = ledger
         self._reports = Reports(ledger)
-        self.books = Books(max_size, self._reports, processors)
+        self.books = Books(max_size, self._reports)
+        self.policy = Policy(self.books, processors)
         self.semaphores: dict[int, EventSemaphore] = {}
         self.undeclared: set[int] = set()  # accounts of which only the predecessor knew what was held
         # Those of them that have not come yet: by pid, start and token.
@@ -148,7 +149,7 @@ class Allocator:
         self._told[member] = None
         self.books.declare(member, held, now)
 
-    def bury(self, member: int, connections: int, now: float, busy: int | None = None) -> None:
+    def retire(self, member: int, connections: int, now: float, busy: int | None = None) -> None:
         """A member has ended, and its server has not yet ended so many of its connections: all else is free.
 
         Its row stays until they are gone, for a successor of ours who must wait for them, too. It is nobody's: no
@@ -159,23 +160,16 @@ class Allocator:
             busy: as many of them may be at work; None: all.
         """
         self._forget(member)
-        credit = self.books.bury(member, connections, now)
+        credit = self.books.retire(member, connections, now)
         self.ledger.row(member).retire(credit, credit if busy is None else min(credit, busy))
 
-    def buried(self, member: int, now: float) -> None:
-        """One of them is gone."""
+    def ended(self, member: int, now: float) -> None:
+        """The server has ended one connection of a retired member."""
         left = self.books.ended(member, now)
         if left <= 0:
             self.leave(member)
             return
         self.ledger.row(member).shrink(left)
-
-    @property
-    def spare(self) -> int:
-        """Permits that the living have or could have."""
-        accounts = self.books.accounts
-        frozen = sum(accounts[member].credit for member in accounts if accounts[member].frozen)
-        return self.books.max_size - frozen
 
     def leave(self, member: int) -> None:
         """Close an account: everything it had is free."""
@@ -204,9 +198,9 @@ class Allocator:
         self._reports.now = now
         for member in rang:
             if member in self.books.accounts:
-                self.books.rang(member, now)
+                self.policy.rang(member, now)
         for _ in range(ROUNDS):
-            plan = self.books.plan(now)
+            plan = self.policy.plan(now)
             again = False
             for member, permits in plan.grants:
                 again |= self._publish(member)
@@ -224,16 +218,16 @@ class Allocator:
         A member writes, then looks whether that concerns anybody; so we write, then look what was written meanwhile.
         (The look takes microseconds; so long no processor keeps a store to itself.)
         """
-        books, header = self.books, self.ledger.header
+        books, policy, header = self.books, self.policy, self.ledger.header
         again = False
-        short = books.shortage + max(0, -books.accounts.free)
+        short = books.wants.shortage + max(0, -books.accounts.free)
         was_short, was_telling = header.short, header.telling
-        header.short, header.telling = short, books.telling
-        header.cost = int(books.cost * _NS)
+        header.short, header.telling = short, policy.telling
+        header.cost = int(policy.cost * _NS)
         if short and not was_short:
-            again = books.search_again()  # what came free a moment ago was of no interest to anybody
-        if books.telling and not was_telling:
-            again |= books.look_again(now)
+            again = policy.search_again()  # what came free a moment ago was of no interest to anybody
+        if policy.telling and not was_telling:
+            again |= policy.look_again(now)
         changed, books.changed = books.changed, set()
         for member in changed:
             again |= self._publish(member)
@@ -257,20 +251,16 @@ class Allocator:
     def _publish(self, member: int) -> bool:
         """Write the manager's cells of a row, and ring its member if that asks something of it. True: somebody there
         lined up a moment ago, and took it that the manager knew already."""
-        account = self.books.accounts[member]
-        if account.frozen:
+        say = self.books.orders(member)
+        if say is None:
             return False
-        row = self.ledger.row(member)
-        must_close = account.held - account.closing > account.target
-        said = self._told[member]
-        say = Orders(account.credit, account.target, account.limit, must_close, account.idle_since)
-        self._told[member] = say
-        known = min(account.demand, L.NEVER)
-        before = row.order(account.credit, account.target, account.limit, known)
+        said, self._told[member] = self._told[member], say
+        row, known = self.ledger.row(member), min(self.books.accounts[member].demand, L.NEVER)
+        before = row.order(say.credit, say.target, say.limit, known)
         waiting, in_use = row.callers()
         if must_tell(said, say, waiting > 0):
             self._bell(member)
-        if not overlooked(in_use + waiting, before, max(known, account.credit)):
+        if not overlooked(in_use + waiting, before, max(known, say.credit)):
             return False
         self.books.hear(member)
         return True

@@ -122,7 +122,7 @@ class Orphans:
         if not orphans and not unseen:
             self._allocator.leave(member)
             return
-        self._allocator.bury(member, len(orphans) + unseen, time.monotonic(), len(orphans))
+        self._allocator.retire(member, len(orphans) + unseen, time.monotonic(), len(orphans))
         self._mourn(member, unseen, 0)
         for orphan in orphans:
             self._orphans.add(orphan)
@@ -132,7 +132,7 @@ class Orphans:
         """A member of the predecessor's has ended, and nobody has its connections any more to hear of their end."""
         published = self._allocator.ledger.row(row)
         busy = max(0, published.in_use + published.moving)
-        self._allocator.bury(row, self._held(row), time.monotonic(), busy)
+        self._allocator.retire(row, self._held(row), time.monotonic(), busy)
         left = self._allocator.books.accounts[row].credit
         if left:
             self._mourn(row, left, published.in_use)
@@ -163,7 +163,7 @@ class Orphans:
         self._orphans.remove(orphan)
         self._selector.unregister(orphan)
         orphan.close()
-        self._allocator.buried(orphan.member, time.monotonic())
+        self._allocator.ended(orphan.member, time.monotonic())
         if not self._orphans:
             self._reaper.succeeded()
         self._freed()
@@ -223,7 +223,7 @@ class Orphans:
         if not mourned.left:
             self._mourned.remove(mourned)
         for _ in range(count):
-            self._allocator.buried(mourned.member, time.monotonic())
+            self._allocator.ended(mourned.member, time.monotonic())
         self._freed()  # the last: whether the manager may leave depends on what there is
 
     def next_at(self) -> float | None:
@@ -241,7 +241,7 @@ class Orphans:
     def _end_at(self) -> float | None:
         """When to send a helper; None: there is nothing for it to do, or no permit that it could get."""
         times = [orphan.since + ENDING for orphan in self._orphans if orphan.endpoint is not None]
-        if not times or not self._ends or self._reaper.useless or self._reaper.pid or not self._allocator.spare:
+        if not times or not self._ends or self._reaper.useless or self._reaper.pid or not self._allocator.books.spare:
             return None
         return max(min(times), self._reaper.again_at)
 

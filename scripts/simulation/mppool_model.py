@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
-from mppool.core import books
+from mppool.core import policy, wants
 from mppool.core.pool import Close, PoolMachine, Serve, Shortage, Slot, Tend, Waiter
 from mppool.manager import allocator
 from mppool.manager.server import Pace
@@ -46,7 +46,7 @@ NEVER = 1e9  # seconds from now
 
 def constants() -> dict[str, Any]:
     """The policy's constants, by name: where each is to be set."""
-    return _numbers(books, books.Books, Shortage, Pace)
+    return _numbers(policy, policy.Policy, wants, Shortage, Pace)
 
 
 def inputs() -> dict[str, Any]:

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from mppool.core.books import Books
+from mppool.core.policy import Policy
 from mppool.manager import allocator as module
 from mppool.manager.allocator import Allocator
 from mppool.shared import ledger as L
@@ -137,9 +137,9 @@ class Succession(RuleBasedStateMachine):
         held = self.raw[self.ledger.offset(row) + L.HELD]
         assert held >= self.orphans.get(row, 0)
         if row in self.orphans:
-            self.allocator.bury(row, held, self.now)
+            self.allocator.retire(row, held, self.now)
             for _ in range(held - self.orphans[row]):
-                self.allocator.buried(row, self.now)
+                self.allocator.ended(row, self.now)
         else:
             self.allocator.leave(row)
 
@@ -248,7 +248,7 @@ class Succession(RuleBasedStateMachine):
         try:
             if orphans:
                 self.orphans[seat.row] = orphans
-                self.do(self.allocator.bury, seat.row, orphans, self.now)
+                self.do(self.allocator.retire, seat.row, orphans, self.now)
             else:
                 self.do(self.allocator.leave, seat.row)
         except Killed:
@@ -262,7 +262,7 @@ class Succession(RuleBasedStateMachine):
         if not self.orphans[row]:
             del self.orphans[row]
         try:
-            self.do(self.allocator.buried, row, self.now)
+            self.do(self.allocator.ended, row, self.now)
         except Killed:
             pass
 
@@ -286,7 +286,7 @@ class Succession(RuleBasedStateMachine):
         for row in list(self.orphans):
             while self.orphans.get(row):
                 self.orphans[row] -= 1
-                self.allocator.buried(row, self.now)
+                self.allocator.ended(row, self.now)
             del self.orphans[row]
         for seat in self.seats:
             if seat.row is None:
@@ -345,18 +345,18 @@ class GrantsToTheAbsent(Allocator):
 
 
 class ForgetsWhatTheServerHolds(Allocator):
-    def bury(self, member: int, connections: int, now: float, busy: int | None = None) -> None:
-        super().bury(member, connections, now, busy)
+    def retire(self, member: int, connections: int, now: float, busy: int | None = None) -> None:
+        super().retire(member, connections, now, busy)
         self.books.accounts.change(member, -1, now)
 
 
 class SemaphoreFirst(Allocator):
     def settle(self, now: float, rang: Iterable[int] = ()) -> float | None:
         grants, self._publish_later = [], []  # type: ignore[var-annotated]
-        real = Books.plan
+        real = Policy.plan
 
-        def plan(books: Books, now: float) -> Any:
-            made = real(books, now)
+        def plan(policy: Policy, now: float) -> Any:
+            made = real(policy, now)
             for member, permits in made.grants:
                 self.semaphores[member].give(permits)
                 grants.append(member)
@@ -364,15 +364,15 @@ class SemaphoreFirst(Allocator):
             return made
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Books, "plan", plan)
+            patch.setattr(Policy, "plan", plan)
             return super().settle(now, rang)
 
 
 class ForgetsTheDead(Allocator):
     """Keeps them in its own books only."""
 
-    def bury(self, member: int, connections: int, now: float, busy: int | None = None) -> None:
-        super().bury(member, connections, now, busy)
+    def retire(self, member: int, connections: int, now: float, busy: int | None = None) -> None:
+        super().retire(member, connections, now, busy)
         self.ledger.clear(member)
 
 
@@ -445,12 +445,12 @@ def test_an_account_is_nobody_elses(budget: Budget, pid: int | None, started: in
 
 def test_the_dead_keep_what_the_server_has(budget: Budget) -> None:
     dead, other = budget.worker(3), budget.attach()
-    budget.allocator.bury(dead, 2, 0.0)
+    budget.allocator.retire(dead, 2, 0.0)
     budget.report(other, waiting=4)
     budget.settle()
     assert budget.take_all(other) == 2
     for free in (3, 4):
-        budget.allocator.buried(dead, 0.0)
+        budget.allocator.ended(dead, 0.0)
         budget.settle()
         budget.take_all(other)
         assert budget.credit(other) == free
@@ -460,9 +460,9 @@ def test_the_dead_keep_what_the_server_has(budget: Budget) -> None:
 
 def test_more_connections_than_permits_are_no_more_permits(budget: Budget) -> None:
     dead = budget.worker(1)
-    budget.allocator.bury(dead, 4, 0.0)
+    budget.allocator.retire(dead, 4, 0.0)
     assert budget.allocator.books.accounts.free == 3
-    budget.allocator.buried(dead, 0.0)
+    budget.allocator.ended(dead, 0.0)
     assert budget.allocator.books.accounts.free == 4
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mppool.core.books import TURN, Plan
+from mppool.core.policy import TURN, Plan
 from mppool.manager import allocator as module
 from mppool.shared import ledger as L
 from tests.manager.watched import Budget, opened
@@ -147,7 +147,7 @@ def test_hunger_and_what_is_known_of_it_are_published(budget: Budget) -> None:
 
 def meanwhile(budget: Budget, monkeypatch: pytest.MonkeyPatch, act: Callable[[], None]) -> None:
     """Have a member act between the manager's reading and its writing, once."""
-    plan, actions = budget.allocator.books.plan, [act]
+    plan, actions = budget.allocator.policy.plan, [act]
 
     def planned(now: float) -> Plan:
         made = plan(now)
@@ -155,7 +155,7 @@ def meanwhile(budget: Budget, monkeypatch: pytest.MonkeyPatch, act: Callable[[],
             actions.pop()()
         return made
 
-    monkeypatch.setattr(budget.allocator.books, "plan", planned)
+    monkeypatch.setattr(budget.allocator.policy, "plan", planned)
 
 
 def test_a_connection_that_comes_free_before_anybody_is_known_to_want_one(
@@ -264,9 +264,9 @@ def test_a_predecessors_row_is_not_given_away(budget: Budget) -> None:
     for row in (3, 1):
         budget.ledger.cells[budget.ledger.offset(row) + L.CREDIT] = 1
         budget.allocator.inherit(row, 100.0)
-    budget.allocator.bury(1, 1, 100.0)
+    budget.allocator.retire(1, 1, 100.0)
     assert [budget.attach() for _ in range(3)] == [0, 2, 4]
-    budget.allocator.buried(1, 100.0)
+    budget.allocator.ended(1, 100.0)
     assert [budget.attach() for _ in range(2)] == [1, 5]
     assert budget.allocator.books.accounts.free == 3
 
@@ -382,8 +382,8 @@ def test_a_corrupt_row_costs_next_to_nothing(
     budget: Budget, cells: tuple[int, ...], value: int, returned: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While another member wants more than there is: the row is looked at again, and not all the time."""
-    plans, plan = [], budget.allocator.books.plan
-    monkeypatch.setattr(budget.allocator.books, "plan", lambda now: (plans.append(now), plan(now))[1])
+    plans, plan = [], budget.allocator.policy.plan
+    monkeypatch.setattr(budget.allocator.policy, "plan", lambda now: (plans.append(now), plan(now))[1])
     corrupt, taker = budget.worker(2, in_use=2), budget.attach()
     if returned:
         budget.allocator.awaits(corrupt)

@@ -19,8 +19,8 @@ from typing import Any
 import pytest
 from greenlet import GreenletExit, getcurrent, greenlet
 
-from mppool.core.books import CHEAPEST
 from mppool.core.pool import Waiter
+from mppool.core.wants import CHEAPEST
 from mppool.manager import allocator as allocator_module
 from mppool.manager.allocator import Allocator
 from mppool.process import agent as agent_module

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mppool.core import notifications
-from mppool.core.books import Books
+from mppool.core.policy import Policy
 from mppool.core.pool import PoolMachine
 from mppool.manager import allocator
 from mppool.manager.allocator import Allocator
@@ -231,11 +231,11 @@ class Late:
 
 
 def nobody_searches_once_others_wait(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Books, "search_again", lambda self: False)
+    patch.setattr(Policy, "search_again", lambda self: False)
 
 
 def nobody_looks_once_members_are_to_tell(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Books, "look_again", lambda self, now: False)
+    patch.setattr(Policy, "look_again", lambda self, now: False)
 
 
 def an_idle_connection_is_not_told(patch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from mppool.core import books
+from mppool.core import policy
 from mppool.core.pool import Slot
 from mppool.manager.allocator import Allocator
 from scripts.simulation import mppool_model, scenarios
@@ -258,13 +258,13 @@ def test_a_sweep_changes_a_constant_and_puts_it_back() -> None:
 
 
 def test_a_constant_keeps_its_type(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(books, "WHOLE", 3, raising=False)
-    monkeypatch.setattr(books, "SECONDS", 3.0, raising=False)
+    monkeypatch.setattr(policy, "WHOLE", 3, raising=False)
+    monkeypatch.setattr(policy, "SECONDS", 3.0, raising=False)
     with mppool_model.scaled("WHOLE", 0.5) as value:
-        assert value == books.WHOLE == 2  # type: ignore[attr-defined]
+        assert value == policy.WHOLE == 2  # type: ignore[attr-defined]
         assert isinstance(value, int)
     with mppool_model.scaled("SECONDS", 0.5) as value:
-        assert value == books.SECONDS == 1.5  # type: ignore[attr-defined]
+        assert value == policy.SECONDS == 1.5  # type: ignore[attr-defined]
     with mppool_model.scaled("OPEN", 2.0) as value:
         assert value == mppool_model.OPEN
 
