@@ -149,19 +149,22 @@ class Allocator:
         self._told[member] = None
         self.books.declare(member, held, now)
 
-    def retire(self, member: int, connections: int, now: float, busy: int | None = None) -> None:
-        """A member has ended, and its server has not yet ended so many of its connections: all else is free.
+    def retire(self, member: int, connections: int, now: float, busy: int | None = None) -> int:
+        """A member has ended, and its server has not yet ended ``connections`` of its connections: all else is free.
 
-        Its row stays until they are gone, for a successor of ours who must wait for them, too. It is nobody's: no
-        process has that start.
+        Its row stays until they are gone, so that a successor of this manager waits for them, too. No live process owns
+        the row.
 
         Args:
             connections: that may still count on the server.
             busy: as many of them may be at work; None: all.
+
+        Returns: permits that stay on its account.
         """
         self._forget(member)
         credit = self.books.retire(member, connections, now)
         self.ledger.row(member).retire(credit, credit if busy is None else min(credit, busy))
+        return credit
 
     def ended(self, member: int, now: float) -> None:
         """The server has ended one connection of a retired member."""

@@ -128,11 +128,11 @@ class Succession(RuleBasedStateMachine):
             if self.raw[at + L.PID]:
                 self.allocator.inherit(row, self.now)
                 if at not in living:
-                    self.mourn(row)
+                    self.await_unshared(row)
         for seat in self.seats:
             seat.row = None
 
-    def mourn(self, row: int) -> None:
+    def await_unshared(self, row: int) -> None:
         """Nobody has the sockets of the dead any more, but what they held is known until the server has ended it."""
         held = self.raw[self.ledger.offset(row) + L.HELD]
         assert held >= self.orphans.get(row, 0)
