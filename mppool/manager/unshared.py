@@ -27,8 +27,8 @@ COSTLY = 20  # times as long as a look takes is the least pause before the next:
 UNTOLD = 0.3
 _LOOKS = "client_connection_check_interval"  # in a uri: whether PostgreSQL looks for its client is the user's choice
 
-# Seconds without sight of an unshared connection until it counts as ended: the kernel forgets one at once when something
-# comes on it, or had come, that its process does not live to read (it is reset). The server was idle then, or about to
+# Seconds without sight of an unshared connection until it counts as ended: the kernel forgets it at once if something
+# comes on it, or came, that its process does not live to read (it is reset). The server was idle then, or about to
 # be, and ends it when it sees that, which takes a busy host's server a while.
 RESET = 1.0
 
