@@ -47,7 +47,7 @@ _NEEDED = (
     "PATH",
     "LD_LIBRARY_PATH",
     "DYLD_LIBRARY_PATH",
-    "SSL_CERT_FILE",  # for the helper that the manager may start
+    "SSL_CERT_FILE",  # for the reaper that the manager may launch
     "SSL_CERT_DIR",
 )  # of the environment: it may hold secrets
 _warned: set[int] = set()  # pids
@@ -258,7 +258,7 @@ def _start(config: dict[str, Any], folder: str) -> socket.socket:
 def _spawn(folder: str, listener: int, log: int, configuration: int) -> subprocess.Popen[bytes]:
     home = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     environ = {name: os.environ[name] for name in _NEEDED if name in os.environ}
-    environ[paths.RUNTIME_DIR] = os.path.dirname(folder)  # for the helper, which is a member
+    environ[paths.RUNTIME_DIR] = os.path.dirname(folder)  # for the reaper, which is a member
     process: subprocess.Popen[bytes] = late("subprocess").Popen(
         [sys.executable, "-I", "-S", "-c", _BOOT, home, folder, str(configuration)],
         stdin=listener,
