@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -35,8 +37,7 @@ def link(database_uri: str) -> Iterator[Link]:
 
 
 def start_slow_call(link: Link, seconds: float) -> None:
-    """Begin a call of that length and give it up, as a cancelled caller does."""
-    conn = PySQLXEngineSync.lend(link)
+    """Begin a call of that length and give it up."""
     if link.provider == "sqlite":
         # a statement that runs a while: counting takes 0.2 to 1 s, by the machine
         sql = (
@@ -47,8 +48,14 @@ def start_slow_call(link: Link, seconds: float) -> None:
             "postgresql": f"SELECT pg_sleep({seconds})::text AS a",
             "mysql": f"SELECT SLEEP({seconds}) AS a",
         }[link.provider]
+    give_up(link, sql)
+
+
+def give_up(link: Link, sql: str) -> None:
+    """Begin a call and give it up, as a cancelled caller does."""
     from mppool.database import flow
 
+    conn = PySQLXEngineSync.lend(link)
     with pytest.raises(TimeoutError):
         drive(flow.query_as_dict(conn._link, sql, None), timeout=0.02)
     assert link.doubtful
@@ -494,10 +501,14 @@ def test_a_forgotten_link_is_let_go_when_its_call_has_ended(sqlite_uri: str) -> 
     database = Database.parse(sqlite_uri)
     before = descriptors_of(database)
     link = open_link(database)
-    start_slow_call(link, 0)
-    del link
-    own = core.process
-    assert len(own.left) == 1
+    with closing(sqlite3.connect(database.key.removeprefix("sqlite:"), isolation_level=None)) as other:
+        other.execute("CREATE TABLE waits (a INT)")
+        other.execute("BEGIN IMMEDIATE")
+        give_up(link, "INSERT INTO waits VALUES (1) RETURNING a")
+        del link
+        own = core.process
+        assert len(own.left) == 1
+        other.execute("ROLLBACK")
     assert next(iter(own.left)).ended(30)
     own.sweep()
     assert not own.left
