@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-import sqlite3
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -501,15 +499,17 @@ def test_a_forgotten_link_is_let_go_when_its_call_has_ended(sqlite_uri: str) -> 
     database = Database.parse(sqlite_uri)
     before = descriptors_of(database)
     link = open_link(database)
-    with closing(sqlite3.connect(database.key.removeprefix("sqlite:"), isolation_level=None)) as other:
-        other.execute("CREATE TABLE waits (a INT)")
-        other.execute("BEGIN IMMEDIATE")
+    other = open_link(database)
+    with PySQLXEngineSync.lend(other) as conn:
+        conn.execute("CREATE TABLE waits (a INT)")
+        conn.raw_cmd("BEGIN IMMEDIATE")
         give_up(link, "INSERT INTO waits VALUES (1) RETURNING a")
         del link
         own = core.process
         assert len(own.left) == 1
-        other.execute("ROLLBACK")
+        conn.raw_cmd("ROLLBACK")
     assert next(iter(own.left)).ended(30)
     own.sweep()
     assert not own.left
+    assert other.close()
     assert descriptors_of(database) == before
