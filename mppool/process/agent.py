@@ -26,11 +26,11 @@ from mppool.database.parking import OURS
 from mppool.database.sockets import Endings
 from mppool.database.verdicts import is_permanent
 from mppool.late import late
+from mppool.membership.member import Member
+from mppool.membership.succession import Succession
 from mppool.process.alarm import Alarm
 from mppool.process.gate import Gate
 from mppool.process.lease import forgotten
-from mppool.process.member import Member
-from mppool.process.succession import Succession
 from mppool.shared import identity
 from mppool.shared import ledger as L
 from mppool.shared.descriptors import is_short
@@ -63,7 +63,14 @@ class Agent:
         # It needs no descriptor itself, and is woken when what it looks at is closed from outside.
         self._selector = selectors.PollSelector()
         self._member: Member | None = None
-        self._succession = Succession(pool)
+        self._succession = Succession(
+            pool.budget,
+            pool.name,
+            pool.lock,
+            warm=lambda: pool.machine.min_size,
+            run=lambda piece: pool.workshop.aside(piece),
+            wake=self.wake,
+        )
         self._gate = Gate(pool)
         self._endings = Endings()
         self._unshared: list[Link] = []  # connections of which the manager is still to be told
@@ -185,7 +192,7 @@ class Agent:
         except OSError:
             pass  # closed from outside: the permit went with the seat, and is not among those that will be declared
         self._pool.publish()  # before it is read who waits: else the manager may see neither the permit nor a bell
-        return self._pool.row.hungry
+        return self._pool.row.short
 
     def permit_unused(self, wanted: bool, wake: bool) -> None:
         """After `put_back`, without the lock."""
@@ -337,7 +344,7 @@ class Agent:
         while True:
             self._alarm.hush()
             self._pool.end_if_forgotten()
-            if self.lost and (found := self._succession.found(monotonic())):
+            if self.lost and (found := self._succession.found(monotonic(), self._pool.machine.stopped)):
                 self._sit_down(found)
             pause = self._reconcile(monotonic())
             if machine.stopped and not machine.slots and not machine.waiters:

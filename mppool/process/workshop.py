@@ -23,7 +23,7 @@ from mppool.database.opening import open_link
 from mppool.database.verdicts import is_full
 from mppool.process.hands import Hands
 from mppool.process.silence import AFTER, Silence
-from mppool.shared.turns import Turn
+from mppool.shared.file_slots import FileSlot
 
 if TYPE_CHECKING:
     from mppool.database.backends import Lost
@@ -52,7 +52,7 @@ class Workshop:
         self.opened = self.closed = self.connect_errors = self.refused_full = 0
         self.last_connect_error: tuple[float, Exception] | None = None  # why there is none, or no seat
 
-    def open(self, slot: Slot, turn: Turn) -> None:
+    def open(self, slot: Slot, turn: FileSlot) -> None:
         """Open a connection. SQLite's takes a tenth of a millisecond and no network: less than to wake a hand."""
         if self._pool.budget.database.provider == "sqlite" and self._pool.settings.configure is None:
             self._open(slot, turn)
@@ -100,7 +100,7 @@ class Workshop:
 
     # -- opening ---------------------------------------------------------------------------------------------
 
-    def _open(self, slot: Slot, turn: Turn) -> None:
+    def _open(self, slot: Slot, turn: FileSlot) -> None:
         link, began = None, 0.0
         error = errors.ConnectError("0", "opening a connection was broken off")
         try:

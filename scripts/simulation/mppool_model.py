@@ -1,6 +1,6 @@
 """This project's pool in the simulated world: the one file here that knows its insides.
 
-Real are the ledger's layout, `Row`, `Books`, `Treasury`, `Pace` and `PoolMachine`; simulated time is passed to them as
+Real are the ledger's layout, `Row`, `Books`, `Allocator`, `Pace` and `PoolMachine`; simulated time is passed to them as
 `now`. Modelled by hand are the local pool, the agent, the gate and the workshop of a process, and the bells between
 processes. Nobody dies, nothing fails, no connection gets too old.
 
@@ -17,10 +17,10 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
-from mppool.core import books
+from mppool.core import policy, wants
 from mppool.core.pool import Close, PoolMachine, Serve, Shortage, Slot, Tend, Waiter
-from mppool.manager import treasury
-from mppool.manager.server import Pace
+from mppool.manager import allocator
+from mppool.manager.pace import Pace
 from mppool.process.gate import ASK_AGAIN, AT_ONCE
 from mppool.process.row import Row
 from mppool.process.workshop import RECENT
@@ -46,7 +46,7 @@ NEVER = 1e9  # seconds from now
 
 def constants() -> dict[str, Any]:
     """The policy's constants, by name: where each is to be set."""
-    return _numbers(books, books.Books, Shortage, Pace)
+    return _numbers(policy, policy.Policy, wants, Shortage, Pace)
 
 
 def inputs() -> dict[str, Any]:
@@ -136,13 +136,13 @@ class Mppool(Pool):
         self.permits = permits
         self.open = self.opening = 0  # connections, over all processes
         self.memory = Memory()
-        self.treasury = treasury.Treasury(self.memory, permits, self._ring_member, world.processors.cores)
+        self.allocator = allocator.Allocator(self.memory, permits, self._ring_member, world.processors.cores)
         self._interpreter, self._pace = Interpreter(), Pace()
         self._rang: set[int] = set()
         self._due, self._planned = False, 0
-        with mock.patch.object(treasury, "make", Semaphore):
+        with mock.patch.object(allocator, "make", Semaphore):
             for number in range(world.processes):
-                self.treasury.attach(number + 1, 1, minimum, world.events.now)
+                self.allocator.attach(number + 1, 1, minimum, world.events.now)
         self.processes = [Process(self, number, minimum) for number in range(world.processes)]
         for process in self.processes:
             process.wake()
@@ -167,7 +167,7 @@ class Mppool(Pool):
         self._pace.settles(now)
         rang, self._rang, self._due = self._rang, set(), False
         memory.read = memory.looked = 0
-        again = self.treasury.settle(now, sorted(rang))
+        again = self.allocator.settle(now, sorted(rang))
         self._planned += 1
         if again is not None:
             self.world.events.at(again + 1e-6, self._settle_again, self._planned)
@@ -207,9 +207,9 @@ class Process:
     def __init__(self, pool: Mppool, number: int, minimum: int) -> None:
         self.pool, self.world, self.events, self.number = pool, pool.world, pool.world.events, number
         self.machine, self.row = PoolMachine(minimum, NEVER), Row()
-        self.row.sit(pool.memory.cells, L.Ledger.row(number))
+        self.row.sit(pool.memory.cells, L.Ledger.offset(number))
         self.interpreter = pool.world.interpreters[number]
-        semaphore: Any = pool.treasury.semaphores[number]
+        semaphore: Any = pool.allocator.semaphores[number]
         self.semaphore: Semaphore = semaphore
         self.semaphore.given = lambda: self.events.after(BELL, self._given)
         self.random = pool.world.stream(f"gate {number}")
@@ -297,7 +297,7 @@ class Process:
         self.machine.closed(slot)
         self.pool.open -= 1
         self.semaphore.give()
-        wanted = self.row.hungry
+        wanted = self.row.short
         self.row.publish(self.machine)
         if wanted:
             self.ring()

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from mppool.manager import launcher
+from mppool.membership import launcher
 from tests.crash import crew as kit
 from tests.crash.crew import REPEAT, SLOWEST, crew, succeeded
 from tests.crash.relay import relay
@@ -75,8 +75,8 @@ def test_a_lower_row_dies_with_the_manager(mysql_uri: str, mysql_judge: Judge, f
 
 PLANTED = """
 from heapq import heappop
-from mppool.manager.treasury import Treasury
-Treasury._unused_row = lambda self: heappop(self._unused_rows) if self._unused_rows else self._reports.rows
+from mppool.manager.allocator import Allocator
+Allocator._unused_row = lambda self: heappop(self._unused_rows) if self._unused_rows else self._reports.rows
 """
 
 

@@ -1,6 +1,6 @@
-"""A budget in one thread: several processes' real pools and a real treasury, at any interleaving.
+"""A budget in one thread: several processes' real pools and a real allocator, at any interleaving.
 
-The code is the package's: `LocalPool` with its agent, workshop and row, and `Treasury` with its books. What lies
+The code is the package's: `LocalPool` with its agent, workshop and row, and `Allocator` with its books. What lies
 between and below is made of greenlets: threads, locks, selectors, bells, semaphores, the ledger's cells and the clock.
 Before each load and store of a cell, each give and take of a semaphore, each bell and each lock, the scheduler may have
 another greenlet go on. Processors that keep a store to themselves for a while are not modelled.
@@ -19,10 +19,10 @@ from typing import Any
 import pytest
 from greenlet import GreenletExit, getcurrent, greenlet
 
-from mppool.core.books import CHEAPEST
 from mppool.core.pool import Waiter
-from mppool.manager import treasury as treasury_module
-from mppool.manager.treasury import Treasury
+from mppool.core.wants import CHEAPEST
+from mppool.manager import allocator as allocator_module
+from mppool.manager.allocator import Allocator
 from mppool.process import agent as agent_module
 from mppool.process import gate as gate_module
 from mppool.process import local as local_module
@@ -31,7 +31,7 @@ from mppool.process import workshop as workshop_module
 from mppool.process.local import LocalPool
 from mppool.settings import BudgetSettings, PoolSettings
 from mppool.shared import ledger as L
-from mppool.shared.turns import Turn
+from mppool.shared.file_slots import FileSlot
 
 FOR_EVER = 1e9  # seconds
 HORIZON = 0.1  # seconds in which all that is due after a race must have come to rest: no timer of the policy is longer
@@ -189,16 +189,16 @@ class World:
 
     # -- the manager -----------------------------------------------------------------------------------------
 
-    def reign(self, treasury: Treasury) -> None:
+    def reign(self, allocator: Allocator) -> None:
         """`Manager.run` as far as bells and the clock go."""
-        self.treasury = treasury
+        self.allocator = allocator
         self.spawn(self._settle)
 
     def _settle(self) -> None:
         while True:
             self.wait(lambda: self.bells, self.again_at)
             rang, self.bells = self.bells, set()
-            self.again_at = self.treasury.settle(self.monotonic(), rang)
+            self.again_at = self.allocator.settle(self.monotonic(), rang)
 
     def ring(self, row: int) -> None:
         """The manager rings a member."""
@@ -219,7 +219,7 @@ class World:
         waiting = [number for number, process in enumerate(self.members) if process.pool.machine.waiters]
         if not waiting:
             return
-        free = self.treasury.books.accounts.free
+        free = self.allocator.books.accounts.free
         assert free == 0, f"{waiting} wait, and {free} permits are free"
         for number, process in enumerate(self.members):
             machine = process.pool.machine
@@ -395,10 +395,10 @@ class Member:
     undeclared = False
 
     def __init__(self, world: World, process: Process) -> None:
-        row = world.treasury.attach(1, 1, 0, world.now)
+        row = world.allocator.attach(1, 1, 0, world.now)
         assert row is not None
-        process.row, self.at, self.cells = row, world.ledger.row(row), world.ledger.cells
-        self.semaphore = process.semaphore = world.treasury.semaphores[row]  # type: ignore[assignment]
+        process.row, self.at, self.cells = row, world.ledger.offset(row), world.ledger.cells
+        self.semaphore = process.semaphore = world.allocator.semaphores[row]  # type: ignore[assignment]
         self.channel = process.channel = Channel(world, row)
         world.bells.add(row)
 
@@ -435,7 +435,7 @@ class Succession:
 
     token, lost, next_try = 0, False, None
 
-    def __init__(self, pool: LocalPool) -> None:
+    def __init__(self, *_: object, **__: object) -> None:
         pass
 
 
@@ -467,12 +467,12 @@ class Link:
         return True
 
 
-class Turns:
+class FileSlots:
     def __init__(self, folder: str) -> None:
         pass
 
-    def take(self, count: int) -> Turn:
-        return Turn()
+    def take(self, count: int) -> FileSlot:
+        return FileSlot()
 
 
 class Caller(Waiter):
@@ -567,8 +567,8 @@ def world_of(seed: int, max_size: int, processes: int, provider: str) -> Iterato
     world = World(seed, max_size, provider)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(L, "ROWS", 8)
-        patch.setattr(treasury_module, "make", lambda: Semaphore(world))
-        patch.setattr(gate_module, "Turns", Turns)
+        patch.setattr(allocator_module, "make", lambda: Semaphore(world))
+        patch.setattr(gate_module, "FileSlots", FileSlots)
         patch.setattr(gate_module, "one_by_one", lambda database: False)
         patch.setattr(workshop_module, "Hands", lambda name: Hands(world))
         patch.setattr(workshop_module, "open_link", lambda database, **options: Link(database.provider))
@@ -588,7 +588,7 @@ def world_of(seed: int, max_size: int, processes: int, provider: str) -> Iterato
         started = SimpleNamespace(Thread=lambda target, **options: Thread(world, target))
         patch.setattr(agent_module, "threading", started)
         try:
-            world.reign(Treasury(world.ledger, max_size, world.ring))
+            world.reign(Allocator(world.ledger, max_size, world.ring))
             for _ in range(processes):
                 Process(world, patch)
             world.run()

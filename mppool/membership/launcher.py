@@ -198,7 +198,7 @@ def _inheritance(folder: str) -> tuple[int, int] | None:
             return None
         if found.elsewhere:
             raise errors.ManagerUnavailableError(f"budget {os.path.basename(folder)!r}: {identity.ELSEWHERE}")
-        return found.ledger.cells[L.H_MAX_SIZE], found.ledger.cells[L.H_DATABASE]
+        return found.ledger.header.max_size, found.ledger.header.database
 
 
 def _warn_of_sibling(config: dict[str, Any], root: str) -> None:
