@@ -49,7 +49,7 @@ class Succession:
 
     def _look(self) -> None:
         self.next_try = None
-        self._pool.workshop.aside(self._seek)
+        self._pool.connector.aside(self._seek)
 
     def _seek(self) -> None:
         """Find the successor, or launch it. By a hand."""
