@@ -17,14 +17,14 @@ PACKAGE = os.path.dirname(mppool.__file__)
 HOME = os.path.dirname(PACKAGE)
 
 OUTSIDE = {"cli", "top", "metrics", "integrations", "__main__"}  # they know what a user knows
-FOR_ALL = {"errors", "late", "scope", "settings", "stats", "uri"}
+FOR_ALL = {"errors", "fork_lock", "scope", "settings", "stats", "uri"}
 
 #: What of ours each part may import. "reaper.launching" is a part of its own: the manager's half of the reaper.
 #: So is "shared.descriptors", which needs nothing of ours and may be used by the database's part.
 OURS: dict[str, set[str]] = {
     "__init__": FOR_ALL | {"database", "process"},
     "errors": {"settings"},
-    "late": set(),
+    "fork_lock": set(),
     "scope": {"settings"},
     "settings": {"uri"},
     "uri": set(),

@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any
 
 from mppool.database import copies, parking, sockets
 from mppool.database.driver import Background, drive
-from mppool.late import no_fork
+from mppool.fork_lock import no_fork
 from mppool.shared.descriptors import ask_for, never_close
 
 if TYPE_CHECKING:

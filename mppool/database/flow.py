@@ -12,7 +12,7 @@ from typing import Any
 from mppool import errors
 from mppool.database import binding, columns, sqllog, statements
 from mppool.database.link import Link
-from mppool.late import late
+from mppool.fork_lock import import_late
 from mppool.settings import LOG_CONFIG
 
 __all__ = ["execute", "query", "query_as_dict", "query_first", "query_first_as_dict", "raw_cmd", "run"]
@@ -138,5 +138,5 @@ def _rows() -> Any:
     """The module `rows`, and pydantic with it, on the first row."""
     global _rows_module
     if _rows_module is None:
-        _rows_module = late("mppool.database.rows")
+        _rows_module = import_late("mppool.database.rows")
     return _rows_module

@@ -56,7 +56,7 @@ class _Asker(Waiter):
         return self._woken.wait(timeout)
 
 
-class Silence:
+class SilentConnections:
     """What one local pool does about it. Any thread; one asks for all."""
 
     def __init__(self, pool: LocalPool) -> None:

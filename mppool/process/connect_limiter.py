@@ -1,4 +1,4 @@
-"""The gate: whether this process may begin to open a connection just now.
+"""The connect limiter: whether this process may begin to open a connection just now.
 
 While the database cannot be reached it is asked by one open at a time, with pauses between: not by everybody who
 waits, and not in step with other processes. And over all processes of a budget only so many opens to a server run at
@@ -24,8 +24,8 @@ PAUSES = (0.05, 0.5)  # seconds between tries, at first and at most: who comes b
 ASK_AGAIN = (0.005, 0.015)  # seconds until the next try when all turns are taken
 
 
-class Gate:
-    """One agent's gate. Used under the pool's lock, but for `enter`, which is the agent's thread's.
+class ConnectLimiter:
+    """One agent's connect limiter. Used under the pool's lock, but for `enter`, which is the agent's thread's.
 
     Attributes:
         failures: tries that have failed since one succeeded; those that ran beside another count as one.
