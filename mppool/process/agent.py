@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING
 from mppool import errors
 from mppool.core.backoff import Backoff
 from mppool.core.pool import Slot, Tend, Waiter
-from mppool.database.parking import OURS
-from mppool.database.sockets import Endings
-from mppool.database.verdicts import is_permanent
+from mppool.database.connection.error_classes import is_permanent
+from mppool.database.runtime.exit_guard import THREAD_PREFIX
+from mppool.database.runtime.sockets import Endings
 from mppool.late import late
 from mppool.process.alarm import Alarm
 from mppool.process.gate import Gate
@@ -36,7 +36,7 @@ from mppool.shared import ledger as L
 from mppool.shared.descriptors import is_short
 
 if TYPE_CHECKING:
-    from mppool.database.link import Link
+    from mppool.database.connection.link import Link
     from mppool.process.local import LocalPool
 
 logger = logging.getLogger("mppool.pool")
@@ -85,7 +85,7 @@ class Agent:
         return self._succession.lost
 
     def _new_thread(self) -> threading.Thread:
-        name = f"{OURS}agent-{self._pool.name}"
+        name = f"{THREAD_PREFIX}agent-{self._pool.name}"
         return threading.Thread(target=self._run, args=(self._turn,), name=name, daemon=True)
 
     def start(self) -> None:
@@ -333,7 +333,7 @@ class Agent:
     def _serve(self, turn: int = 0) -> None:
         machine = self._pool.machine
         self._reconcile(monotonic())
-        late("mppool.database.rows")  # pydantic, which the first row needs: now, beside the first connect
+        late("mppool.database.values.rows")  # pydantic, which the first row needs: now, beside the first connect
         while True:
             self._alarm.hush()
             self._pool.end_if_forgotten()

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mppool.database import opening
+from mppool.database.connection import opening
 from mppool.process import gate as module
 from mppool.process.gate import Gate
 from mppool.settings import BudgetSettings, PoolSettings
