@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING
 from mppool import errors
 from mppool.core.backoff import Backoff
 from mppool.core.pool import Slot, Tend, Waiter
-from mppool.database.parking import OURS
-from mppool.database.sockets import Endings
-from mppool.database.verdicts import is_permanent
+from mppool.database.connection.error_classes import is_permanent
+from mppool.database.runtime.exit_guard import THREAD_PREFIX
+from mppool.database.runtime.sockets import Endings
 from mppool.fork_lock import import_late
 from mppool.membership.member import Member
 from mppool.membership.succession import Succession
@@ -36,7 +36,7 @@ from mppool.shared import ledger as L
 from mppool.shared.descriptors import is_short
 
 if TYPE_CHECKING:
-    from mppool.database.link import Link
+    from mppool.database.connection.link import Link
     from mppool.process.local import LocalPool
 
 logger = logging.getLogger("mppool.pool")
@@ -92,7 +92,7 @@ class Agent:
         return self._succession.lost
 
     def _new_thread(self) -> threading.Thread:
-        name = f"{OURS}agent-{self._pool.name}"
+        name = f"{THREAD_PREFIX}agent-{self._pool.name}"
         return threading.Thread(target=self._run, args=(self._turn,), name=name, daemon=True)
 
     def start(self) -> None:
@@ -340,7 +340,7 @@ class Agent:
     def _serve(self, turn: int = 0) -> None:
         machine = self._pool.machine
         self._reconcile(monotonic())
-        import_late("mppool.database.rows")  # pydantic, which the first row needs: now, beside the first connect
+        import_late("mppool.database.values.rows")  # pydantic, which the first row needs: now, beside the first connect
         while True:
             self._wake_pipe.clear()
             self._pool.end_if_forgotten()

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 
-from mppool.database.parking import OURS
+from mppool.database.runtime.exit_guard import THREAD_PREFIX
 
 logger = logging.getLogger("mppool.pool")
 
@@ -38,7 +38,9 @@ class Executor:
             self._work.put(piece)
 
     def _hire(self, piece: Callable[[], None]) -> None:
-        thread = threading.Thread(target=self._run, args=(piece,), name=f"{OURS}hand-{self._name}", daemon=True)
+        thread = threading.Thread(
+            target=self._run, args=(piece,), name=f"{THREAD_PREFIX}hand-{self._name}", daemon=True
+        )
         self._threads.add(thread)
         try:
             thread.start()

@@ -31,7 +31,7 @@ from typing import Any
 
 from mppool import errors
 from mppool.core.pool import Close, PoolMachine, Serve, Slot, Tend, Waiter
-from mppool.database.parking import park_if_exiting
+from mppool.database.runtime.exit_guard import block_if_exiting
 from mppool.process.agent import Agent
 from mppool.process.connector import Connector
 from mppool.process.lease import faces
@@ -200,7 +200,7 @@ class LocalPool:
 
         Raises: PoolClosedError, TooManyWaitingError, ReentrantBorrowError, or why the pool failed.
         """
-        park_if_exiting()
+        block_if_exiting()
         self._refuse_amid()
         if self.agent.is_this_thread():
             raise errors.ReentrantBorrowError(
@@ -251,7 +251,7 @@ class LocalPool:
         if waited is not None and self.step_out(caller):
             raise self._timeout(caller, waited)
         if caller.error is not None:
-            park_if_exiting()
+            block_if_exiting()
             error = caller.error
             raise type(error)(*error.args) from error.__cause__  # each caller gets its own, with its own traceback
         assert caller.slot is not None

@@ -18,16 +18,16 @@ from typing import TYPE_CHECKING
 
 from mppool import errors
 from mppool.core.pool import Waiter
-from mppool.database import backends
-from mppool.database.backends import Lost
-from mppool.database.opening import open_link
+from mppool.database.connection import backends
+from mppool.database.connection.backends import Lost
+from mppool.database.connection.opening import open_link
 from mppool.settings import PoolSettings
 from mppool.shared import paths
 from mppool.shared.file_slots import FileSlots
 
 if TYPE_CHECKING:
     from mppool.core.pool import Slot
-    from mppool.database.link import Link
+    from mppool.database.connection.link import Link
     from mppool.process.local import LocalPool
 
 logger = logging.getLogger("mppool.pool")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mppool.database import opening
+from mppool.database.connection import opening
 from mppool.process import connect_limiter as module
 from mppool.process.connect_limiter import ConnectLimiter
 from mppool.settings import BudgetSettings, PoolSettings
