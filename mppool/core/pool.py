@@ -31,7 +31,7 @@ class Slot:
 
 
 class Waiter:
-    """A caller. ``slot`` is set once a connection is lent to it, ``error`` once it has failed; before that it is in line.
+    """A caller: ``slot`` is set once a connection is lent, ``error`` once it has failed; until then it is in line.
     Only under the pool's lock. ``broken``: an exception has ended its borrow."""
 
     __slots__ = ("broken", "error", "since", "slot")

@@ -7,7 +7,8 @@ from time import monotonic
 from typing import Any
 
 from mppool.core.pool import Slot, Waiter
-from mppool.database.connection import _RETURNED, PySQLXEngine
+from mppool.database.connection.async_connection import PySQLXEngine
+from mppool.database.connection.base_connection import RETURNED
 from mppool.process.handle import STOP_TIMEOUT, Handle
 from mppool.process.lease import TASKS_ONLY, Lease, lends, misused, new
 from mppool.settings import wait_seconds
@@ -85,7 +86,7 @@ class TaskLease(Lease):
     async def __aexit__(self, kind: object = None, error: object = None, trace: object = None) -> None:
         local: Any = self._local
         try:
-            self._face._link = _RETURNED  # what `_take_back` does, without the call
+            self._face._link = RETURNED  # what `_take_back` does, without the call
             self.broken = kind
             local.give_back(self)
         except BaseException:

@@ -8,8 +8,8 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 from mppool import errors, scope
-from mppool.database.statements import lexer
-from mppool.late import late
+from mppool.database.sql.statements import lexer
+from mppool.fork_lock import import_late
 from mppool.membership import launcher
 from mppool.membership.member import launch_config
 from mppool.process import registry
@@ -93,7 +93,7 @@ class PoolManager:
             self._own()
             self._stopped = False
         # What each child would do again for its first query: pydantic is imported, and has made a class.
-        late("mppool.database.rows").row_class((("id", "int"),))
+        import_late("mppool.database.values.rows").row_class((("id", "int"),))
         lexer(self._budget.database.provider)
 
     def stop(self) -> None:
@@ -205,7 +205,9 @@ class PoolManager:
 
         Raises: TypeError, ValueError; ConnectError and the like: a worker could not attach.
         """
-        made: Jobs = late("mppool.integrations.jobs").Jobs(self, processes, start_method, min_size=min_size, **settings)
+        made: Jobs = import_late("mppool.integrations.jobs").Jobs(
+            self, processes, start_method, min_size=min_size, **settings
+        )
         return made
 
     # -- what is told ----------------------------------------------------------------------------------------

@@ -1,8 +1,8 @@
 """This project's pool in the simulated world: the one file here that knows its insides.
 
 Real are the ledger's layout, `Row`, `Books`, `Allocator`, `Pace` and `PoolMachine`; simulated time is passed to them as
-`now`. Modelled by hand are the local pool, the agent, the gate and the workshop of a process, and the bells between
-processes. Nobody dies, nothing fails, no connection gets too old.
+`now`. Modelled by hand are the local pool, the agent, the connect limiter and the connector of a process, and the bells
+between processes. Nobody dies, nothing fails, no connection gets too old.
 
 Every permit that is taken counts as a connection, from before it is opened until its end is reported. More of them than
 the budget has, at any instant, ends the simulation with `Overspent`.
@@ -21,9 +21,9 @@ from mppool.core import policy, wants
 from mppool.core.pool import Close, PoolMachine, Serve, Shortage, Slot, Tend, Waiter
 from mppool.manager import allocator
 from mppool.manager.allocator import Pace
-from mppool.process.gate import ASK_AGAIN, AT_ONCE
+from mppool.process.connect_limiter import ASK_AGAIN, AT_ONCE
+from mppool.process.connector import RECENT
 from mppool.process.row import Row
-from mppool.process.workshop import RECENT
 from mppool.settings import PoolSettings
 from mppool.shared import ledger as L
 from scripts.simulation.engine import MS, Interpreter
@@ -202,7 +202,7 @@ class Mppool(Pool):
 
 
 class Process:
-    """One process: its local pool, agent, gate and workshop. Each method names the code that it stands for."""
+    """One process: local pool, agent, connect limiter and connector. Each method names the code that it stands for."""
 
     def __init__(self, pool: Mppool, number: int, minimum: int) -> None:
         self.pool, self.world, self.events, self.number = pool, pool.world, pool.world.events, number
@@ -212,7 +212,7 @@ class Process:
         semaphore: Any = pool.allocator.semaphores[number]
         self.semaphore: Semaphore = semaphore
         self.semaphore.given = lambda: self.events.after(BELL, self._given)
-        self.random = pool.world.stream(f"gate {number}")
+        self.random = pool.world.stream(f"connect limiter {number}")
         self.turns = PoolSettings().connect_concurrency
         self.recent: deque[float] = deque(maxlen=RECENT)
         self.closed_until = 0.0
@@ -258,7 +258,7 @@ class Process:
         else:
             self.close(action.slot)
 
-    # -- Workshop --------------------------------------------------------------------------------------------
+    # -- Connector --------------------------------------------------------------------------------------------
 
     def open(self, slot: Slot, began: float, steps: int) -> None:
         """By turns under the interpreter's lock and outside it."""
@@ -304,7 +304,7 @@ class Process:
         if self.machine.to_open() > 0:
             self.wake()
 
-    # -- Gate ------------------------------------------------------------------------------------------------
+    # -- ConnectLimiter --------------------------------------------------------------------------------------
 
     def opens_at(self) -> float:
         return NEVER if len(self.machine.opening) >= AT_ONCE else max(self.events.now, self.closed_until)

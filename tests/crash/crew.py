@@ -20,7 +20,7 @@ from typing import Any
 
 from mppool import PoolManager, errors
 from mppool.process import registry
-from mppool.process.workshop import RECENT
+from mppool.process.connector import RECENT
 from mppool.shared import identity, paths
 from mppool.shared import ledger as L
 from tests.crash import faults
@@ -218,8 +218,8 @@ class Actions:
     def reconnects_in(self, seconds: float) -> None:
         """From now on, opening a connection takes so long by this process's experience."""
         pool = registry._pools[self.manager.name]
-        pool.workshop.recent.extend([seconds] * RECENT)
-        pool.workshop.publish_cost()
+        pool.connector.recent.extend([seconds] * RECENT)
+        pool.connector.publish_cost()
 
     def run(self, threads: int, tasks: int) -> None:
         self.load = Load(self.manager, threads, tasks)

@@ -1,6 +1,6 @@
 """A budget in one thread: several processes' real pools and a real allocator, at any interleaving.
 
-The code is the package's: `LocalPool` with its agent, workshop and row, and `Allocator` with its books. What lies
+The code is the package's: `LocalPool` with its agent, connector and row, and `Allocator` with its books. What lies
 between and below is made of greenlets: threads, locks, selectors, bells, semaphores, the ledger's cells and the clock.
 Before each load and store of a cell, each give and take of a semaphore, each bell and each lock, the scheduler may have
 another greenlet go on. Processors that keep a store to themselves for a while are not modelled.
@@ -24,10 +24,10 @@ from mppool.core.wants import CHEAPEST
 from mppool.manager import allocator as allocator_module
 from mppool.manager.allocator import Allocator
 from mppool.process import agent as agent_module
-from mppool.process import gate as gate_module
+from mppool.process import connect_limiter as limiter_module
+from mppool.process import connector as connector_module
 from mppool.process import local as local_module
 from mppool.process import row as row_module
-from mppool.process import workshop as workshop_module
 from mppool.process.local import LocalPool
 from mppool.settings import BudgetSettings, PoolSettings
 from mppool.shared import ledger as L
@@ -310,7 +310,7 @@ class Lock:
         self.release()
 
 
-class Alarm:
+class WakePipe:
     def __init__(self, world: World) -> None:
         self._world, self._rung, self._ready = world, False, False
 
@@ -329,12 +329,12 @@ class Alarm:
     def close(self) -> None:
         pass
 
-    def ring(self) -> bool:
+    def notify(self) -> bool:
         self._world.step()
         self._rung = True
         return True
 
-    def hush(self) -> None:
+    def clear(self) -> None:
         self._world.step()
         self._rung = False
 
@@ -439,7 +439,7 @@ class Succession:
         pass
 
 
-class Hands:
+class Executor:
     def __init__(self, world: World) -> None:
         self.do = world.spawn
 
@@ -568,20 +568,20 @@ def world_of(seed: int, max_size: int, processes: int, provider: str) -> Iterato
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(L, "ROWS", 8)
         patch.setattr(allocator_module, "make", lambda: Semaphore(world))
-        patch.setattr(gate_module, "FileSlots", FileSlots)
-        patch.setattr(gate_module, "one_by_one", lambda database: False)
-        patch.setattr(workshop_module, "Hands", lambda name: Hands(world))
-        patch.setattr(workshop_module, "open_link", lambda database, **options: Link(database.provider))
+        patch.setattr(limiter_module, "FileSlots", FileSlots)
+        patch.setattr(limiter_module, "one_by_one", lambda database: False)
+        patch.setattr(connector_module, "Executor", lambda name: Executor(world))
+        patch.setattr(connector_module, "open_link", lambda database, **options: Link(database.provider))
         for name, fake in (
-            ("Alarm", lambda: Alarm(world)),
+            ("WakePipe", lambda: WakePipe(world)),
             ("Endings", Endings),
             ("Succession", Succession),
-            ("late", lambda module: None),
+            ("import_late", lambda module: None),
         ):
             patch.setattr(agent_module, name, fake)
         chosen = SimpleNamespace(PollSelector=lambda: Selector(world), EVENT_READ=selectors.EVENT_READ)
         patch.setattr(agent_module, "selectors", chosen)
-        for module in (agent_module, local_module, workshop_module):
+        for module in (agent_module, local_module, connector_module):
             patch.setattr(module, "monotonic", world.monotonic)
         patch.setattr(row_module, "monotonic_ns", lambda: int(world.monotonic() * 1e9))
         patch.setattr(local_module, "threading", SimpleNamespace(RLock=lambda: Lock(world)))
