@@ -276,6 +276,7 @@ def test_where_the_kernel_does_not_tell_it_gets_a_moment() -> None:
         dead.cells[dead.at + L.MOVING] = 2
         want(other, 4)
         dead.channel.hang_up()
+        until(lambda: dead.row.started == L.NOBODY)  # else the manager may find the one below ended already
         until(lambda: other.cells[other.at + L.CREDIT] == 1)
         theirs.close()  # the one that it had told of
         until(lambda: other.cells[other.at + L.CREDIT] == 2)
