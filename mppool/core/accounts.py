@@ -6,6 +6,8 @@ go through `Accounts`, which keeps ``free`` and the order of the members by cred
 
 from __future__ import annotations
 
+from mppool.core.notifications import Orders
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -67,11 +69,6 @@ class Account:
         self.held = self.in_use = self.moving = self.closing = self.waiting = self.warm = 0
         self.since = self.ripe_at = self.idle_since = self.cost = 0.0
 
-    def report(self, facts: Facts) -> None:
-        """Note what the member reported."""
-        self.held, self.in_use, self.moving, self.closing, self.waiting = facts[:5]
-        self.since, self.ripe_at, self.idle_since, self.warm, self.cost = facts[5:]
-
     @property
     def unused(self) -> int:
         """Permits on the semaphore."""
@@ -97,10 +94,10 @@ class Account:
         """Permits on the semaphore that are recalled."""
         return min(self.unused, self.credit - self.target)
 
-    @property
-    def must_close(self) -> bool:
-        """Whether the member has to close a connection to come down to its target."""
-        return self.held - self.closing > self.target
+    def orders(self) -> Orders:
+        """What the member is to be told."""
+        must_close = self.held - self.closing > self.target
+        return Orders(self.credit, self.target, self.limit, must_close, self.idle_since)
 
     def recall_idle(self, permits: int) -> int:
         """Have the member close idle connections, or leave permits unused; how many it has of ``permits``."""

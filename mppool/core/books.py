@@ -15,7 +15,6 @@ does, and says so by the verbs here.
 from __future__ import annotations
 
 from mppool.core.accounts import Account, Accounts
-from mppool.core.notifications import Orders
 from mppool.core.wants import Wants
 
 TYPE_CHECKING = False
@@ -115,18 +114,22 @@ class Books:
         account = self.accounts[member]
         if account.frozen:
             return
-        account.report(self.reports.read(member))
+        (  # as `Facts` has them; by hand, since this is done for each member that is looked at
+            account.held,
+            account.in_use,
+            account.moving,
+            account.closing,
+            account.waiting,
+            account.since,
+            account.ripe_at,
+            account.idle_since,
+            account.warm,
+            account.cost,
+        ) = self.reports.read(member)
         self.changed.add(member)
         self.wants.note(member, account)
         if account.unneeded:
             self.unneeded.add(member)
-
-    def orders(self, member: int) -> Orders | None:
-        """What a member is to be told; None: it is frozen."""
-        account = self.accounts[member]
-        if account.frozen:
-            return None
-        return Orders(account.credit, account.target, account.limit, account.must_close, account.idle_since)
 
     @property
     def spare(self) -> int:

@@ -37,6 +37,7 @@ TURN = 8  # times C that a member keeps its only permit while another has none, 
 LEAST_TURN = 0.002  # seconds; and where a reconnect costs next to nothing, or has never been measured
 LEAST_LOOK = 0.001  # seconds between looks at all members' idle connections
 UNANSWERED = 4  # looks that an order to close idle connections is counted on; a stopped process does not follow it
+ASKERS = 8  # rich members that may ask at a time; they take turns if there are others
 RICH = 0.5  # processors that may be spent on moves for rich members
 
 
@@ -156,7 +157,7 @@ class Policy:
             plan.recalls.clear()
             self._warm(plan, now)
             self._searched = self.telling = False
-            wants.stop_ripening()
+            wants.ripening.clear()
         for member in before - books.ordered:
             books.answered(member)
         return plan
@@ -274,16 +275,18 @@ class Policy:
         wants, tokens = self._wants, self._rich_moves.left(now, self.cost)
         for member in list(wants.asking):
             self._books.hear(member)
-        while tokens and (ripens_at := wants.ripens_at) is not None and plan.due(now, ripens_at):
-            if not wants.has_room_for_asker(now):
+        while tokens and wants.ripening and plan.due(now, wants.ripening[0][0]):
+            if len(wants.asking) >= ASKERS and not wants.pass_on(now):
                 break
-            ripe = wants.next_ripe()
-            if ripe is not None:
-                self._books.hear(ripe)  # its line may have been empty in the meantime: then it is due later, or never
-                wants.begin_to_ask(ripe, now)
-        rich, ripens_at = sum(wants.rich[member] for member in wants.asking), wants.ripens_at
-        if rich > tokens or (not tokens and ripens_at is not None):
-            plan.due(now, max(self._rich_moves.next_at(now, self.cost), now if ripens_at is None else ripens_at))
+            _, member = heappop(wants.ripening)
+            if member in wants.rich and member not in wants.asking:
+                self._books.hear(member)  # its line may have been empty in the meantime: then it is due later, or never
+                wants.begin_to_ask(member, now)
+        rich = sum(wants.rich[member] for member in wants.asking)
+        if rich > tokens or (not tokens and wants.ripening):
+            plan.due(
+                now, max(self._rich_moves.next_at(now, self.cost), wants.ripening[0][0] if wants.ripening else now)
+            )
         return sum(wants.poor.values()) + min(rich, tokens)
 
     def _search(self) -> None:

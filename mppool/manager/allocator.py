@@ -276,13 +276,12 @@ class Allocator:
     def _publish(self, member: int) -> bool:
         """Write the manager's cells of a row, and notify its member if it has to act. True: callers lined up there a
         moment ago, and their member assumed that the manager knew already."""
-        say = self.books.orders(member)
-        if say is None:
+        account = self.books.accounts[member]
+        if account.frozen:
             return False
+        say, known = account.orders(), min(account.demand, L.NEVER)
         said, self._told[member] = self._told[member], say
-        row, known = self.ledger.row(member), min(self.books.accounts[member].demand, L.NEVER)
-        before = row.order(say.credit, say.target, say.limit, known)
-        waiting, in_use = row.callers()
+        before, waiting, in_use = self.ledger.order(member, say.credit, say.target, say.limit, known)
         if must_tell(said, say, waiting > 0):
             self._notify(member)
         if not overlooked(in_use + waiting, before, max(known, say.credit)):

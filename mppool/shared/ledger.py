@@ -133,22 +133,6 @@ class MemberRow(_View):
         self.token = token
         self.pid = pid
 
-    def order(self, credit: int, target: int, limit: int, known: int) -> int:
-        """Write the manager's cells. Returns the greater of ``known`` and ``credit`` before that.
-
-        The credit follows the target: a member that sees a raised credit beside the old target would take that for an
-        order to come down, and would turn away from its semaphore.
-        """
-        cells, at = self._cells, self._at
-        before = max(cells[at + KNOWN], cells[at + CREDIT])
-        cells[at + LIMIT], cells[at + TARGET], cells[at + CREDIT] = limit, target, credit
-        cells[at + KNOWN] = known
-        return before
-
-    def callers(self) -> tuple[int, int]:
-        """Callers that wait there, and connections in use; never negative, whatever the member wrote."""
-        return max(0, self._cells[self._at + WAITING]), max(0, self._cells[self._at + IN_USE])
-
     def retire(self, credit: int, busy: int) -> None:
         """The member's process has ended: the row now stands for connections that its server has not ended.
 
@@ -250,6 +234,21 @@ class Ledger:
     def column(self, cell: int, rows: int) -> list[int]:
         """One cell of each of the first so many rows."""
         return self.cells[HEADER + cell : HEADER + rows * ROW : ROW].tolist()
+
+    def order(self, member: int, credit: int, target: int, limit: int, known: int) -> tuple[int, int, int]:
+        """Write the manager's cells of a row, then read what the member wrote.
+
+        The credit follows the target: a member that sees a raised credit beside the old target would take that for an
+        order to come down, and would turn away from its semaphore.
+
+        Returns: the greater of ``known`` and ``credit`` before that; callers that wait there; connections in use. The
+        last two are never negative, whatever the member wrote.
+        """
+        cells, at = self.cells, HEADER + member * ROW
+        before = max(cells[at + KNOWN], cells[at + CREDIT])
+        cells[at + LIMIT], cells[at + TARGET], cells[at + CREDIT] = limit, target, credit
+        cells[at + KNOWN] = known
+        return before, max(0, cells[at + WAITING]), max(0, cells[at + IN_USE])
 
     def clear(self, index: int) -> None:
         start = HEADER + index * ROW

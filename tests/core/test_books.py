@@ -60,10 +60,10 @@ def test_a_member_that_leaves_frees_its_credit(books: Books) -> None:
 
 def test_an_inherited_member_may_use_all_its_credit_until_it_declares(books: Books) -> None:
     books.inherit(0, 4, NOW)
-    assert (books.accounts.free, books.spare, books.orders(0)) == (1, 1, None)
+    assert (books.accounts.free, books.spare, books.accounts[0].frozen) == (1, 1, True)
     books.declare(0, 2, NOW)
     assert (books.accounts.free, books.spare) == (3, 5)
-    assert books.orders(0) is not None
+    assert not books.accounts[0].frozen
 
 
 def test_no_more_is_inherited_than_there_is(books: Books) -> None:

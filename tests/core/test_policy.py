@@ -18,8 +18,8 @@ from hypothesis.stateful import (
 
 from mppool.core.accounts import Account
 from mppool.core.books import Books
-from mppool.core.policy import LAST, LEAST_LOOK, RICH, TURN, UNANSWERED, Plan, Policy
-from mppool.core.wants import ASKERS, CHEAPEST, Wants
+from mppool.core.policy import ASKERS, LAST, LEAST_LOOK, RICH, TURN, UNANSWERED, Plan, Policy
+from mppool.core.wants import CHEAPEST, Wants
 
 if TYPE_CHECKING:
     from mppool.core.accounts import Facts
@@ -643,7 +643,7 @@ def test_what_is_in_use_is_not_taken_for_a_line_that_is_there_for_a_moment() -> 
 
 def test_one_that_asks_in_vain_lets_another_ask(monkeypatch: pytest.MonkeyPatch) -> None:
     """Although it is read again and again, and is due to ask each time."""
-    monkeypatch.setattr("mppool.core.wants.ASKERS", 1)
+    monkeypatch.setattr("mppool.core.policy.ASKERS", 1)
     sheet, asked = Sheet(2), []
     for member in (0, 1):
         sheet.member(member, credit=1, in_use=1, waiting=1, ripe_at=NOW)

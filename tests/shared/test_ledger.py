@@ -230,7 +230,7 @@ def test_every_cell_has_a_name() -> None:
 def test_a_retired_row_stands_for_connections_and_shrinks_with_them(ledger: L.Ledger) -> None:
     row = ledger.row(1)
     row.assign(os.getpid(), 5, 77, 3)
-    row.order(4, 3, 2, 6)
+    assert ledger.order(1, 4, 3, 2, 6) == (0, 0, 0)
     row.held, row.in_use, row.moving, row.waiting, row.left = 4, 3, 1, 9, 1
     row.retire(3, 2)
     assert row.key == (os.getpid(), L.NOBODY, 0)
