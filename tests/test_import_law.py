@@ -19,8 +19,10 @@ HOME = os.path.dirname(PACKAGE)
 OUTSIDE = {"cli", "top", "metrics", "integrations", "__main__"}  # they know what a user knows
 FOR_ALL = {"errors", "fork_lock", "scope", "settings", "stats", "uri"}
 
+LEAVES = {"shared.descriptors", "shared.tcp_state"}
+
 #: What of ours each part may import. "reaper.launching" is a part of its own: the manager's half of the reaper.
-#: So is "shared.descriptors", which needs nothing of ours and may be used by the database's part.
+#: So are `LEAVES`, which need nothing of ours and may be used by the database's part.
 OURS: dict[str, set[str]] = {
     "__init__": FOR_ALL | {"database", "process"},
     "errors": {"settings"},
@@ -30,14 +32,15 @@ OURS: dict[str, set[str]] = {
     "uri": set(),
     "stats": set(),
     "core": {"core"},
-    "shared": {"shared", "shared.descriptors"},
+    "shared": {"shared", *LEAVES},
     "shared.descriptors": set(),
-    "manager": {"manager", "core", "shared", "shared.descriptors", "reaper.launching"},
-    "membership": FOR_ALL | {"membership", "core", "shared", "shared.descriptors"},
-    "process": FOR_ALL | {"process", "core", "shared", "shared.descriptors", "database", "membership"},
-    "reaper": FOR_ALL | {"reaper", "shared", "shared.descriptors", "database", "process"},
-    "reaper.launching": {"shared", "shared.descriptors"},
-    "database": FOR_ALL | {"database", "shared.descriptors"},
+    "shared.tcp_state": set(),
+    "manager": {"manager", "core", "shared", *LEAVES, "reaper.launching"},
+    "membership": FOR_ALL | {"membership", "core", "shared", *LEAVES},
+    "process": FOR_ALL | {"process", "core", "shared", *LEAVES, "database", "membership"},
+    "reaper": FOR_ALL | {"reaper", "shared", *LEAVES, "database", "process"},
+    "reaper.launching": {"shared", *LEAVES},
+    "database": FOR_ALL | {"database", *LEAVES},
     **{part: FOR_ALL | {"public"} | OUTSIDE for part in OUTSIDE},
 }
 
@@ -108,7 +111,7 @@ def imports(source: str, module: str, package: bool) -> Iterator[Import]:
 def part_of(module: str) -> str:
     """mppool.process.agent is of "process", mppool.reaper.launching of itself, mppool.PoolManager is public."""
     name = module.removeprefix("mppool").removeprefix(".")
-    for apart in ("reaper.launching", "shared.descriptors"):
+    for apart in ("reaper.launching", *LEAVES):
         if name == apart or name.startswith(f"{apart}."):
             return apart
     if name in mppool.__all__ and name not in FOR_ALL:
@@ -136,7 +139,7 @@ def judge(module: str, each: Import) -> str | None:
     elif part == "core" and not each.typing and each.module not in PURE:
         return "core is pure"
     elif (
-        part in {"manager", "reaper.launching", "shared", "shared.descriptors"}
+        part in {"manager", "reaper.launching", "shared", *LEAVES}
         and not (each.typing or each.late)
         and top in TOO_HEAVY
     ):
