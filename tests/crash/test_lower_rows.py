@@ -16,7 +16,7 @@ from tests.crash.crew import REPEAT, SLOWEST, crew, succeeded
 from tests.crash.relay import relay
 from tests.crash.test_ending import at_work
 from tests.crash.test_kill_matrix import Stage, Table, back, staged
-from tests.crash.test_mourning import asleep
+from tests.crash.test_unshared import asleep
 from tests.servers import Judge
 from tests.waiting import until
 
