@@ -404,7 +404,7 @@ class Agent:
             ended = [known[socket] for socket in Endings.among(known)]
             ended += [link for link in links if link.socket is None and link.conn is not None and link.taken()]
             for link in ended:
-                link.doubtful = True
+                link.distrust()
             if machine.discard({links[link] for link in ended}):
                 pool.publish()
 

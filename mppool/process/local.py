@@ -31,6 +31,7 @@ from typing import Any
 
 from mppool import errors
 from mppool.core.pool import Close, PoolMachine, Serve, Slot, Tend, Waiter
+from mppool.database.connection.error_classes import Trust
 from mppool.database.runtime.exit_guard import block_if_exiting
 from mppool.process.agent import Agent
 from mppool.process.lease import faces
@@ -41,6 +42,9 @@ from mppool.settings import BudgetSettings, PoolSettings
 from mppool.stats import PoolStats
 
 logger = logging.getLogger("mppool.pool")
+
+
+SUSPECT, DOUBTFUL = Trust.SUSPECT, Trust.DOUBTFUL
 
 
 class Step:
@@ -289,8 +293,9 @@ class LocalPool:
                 self.amid = True
                 link = slot.link
                 left_open = link.in_transaction
-                tend = left_open or link.suspect or self._tending
-                action = machine.give_back(slot, monotonic(), row.cells[row.at_limit], not link.doubtful, tend)
+                trust = link.trust
+                tend = left_open or trust == SUSPECT or self._tending
+                action = machine.give_back(slot, monotonic(), row.cells[row.at_limit], trust < DOUBTFUL, tend)
                 if action is None:
                     ring = row.publish_idle(machine)
                 else:

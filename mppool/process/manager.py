@@ -8,7 +8,7 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 from mppool import errors, scope
-from mppool.database.sql.statements import lexer
+from mppool.database.sql.lexer import lexer
 from mppool.late import late
 from mppool.manager import launcher
 from mppool.process import registry

@@ -155,8 +155,8 @@ class Silence:
             yield link
         finally:
             if link is not None:
-                link.attend()
+                link.prepare_close()
                 link.close(backends.ANSWER)
-                link.buried(BURIED)
+                link.await_close(BURIED)
                 link.forget_twin()
             turn.give_back()

@@ -219,7 +219,7 @@ class Workshop:
     def _take_leave(self, link: Link) -> Lost | None:
         """From now on only its burial matters. None: not yet, there is no free descriptor to attend it with."""
         self._pool.agent.unwatch(link)
-        return Silence.noted(link) if link.attend() else None
+        return Silence.noted(link) if link.prepare_close() else None
 
     def _wait_for_descriptors(self, link: Link) -> Lost:
         """A moment without free descriptors must not cost the permit. If it lasts, the connection is closed without
@@ -293,7 +293,7 @@ class Workshop:
     def _buried(self, slot: Slot, link: Link, lost: Lost, give_up: float) -> bool:
         """Whether the server has ended a connection that was dropped. Where it says nothing, it is asked."""
         pause = AFTER
-        while not link.buried(min(pause, give_up - monotonic())):
+        while not link.await_close(min(pause, give_up - monotonic())):
             if monotonic() >= give_up:
                 return False
             self._pool.lose(slot)

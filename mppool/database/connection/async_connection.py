@@ -119,7 +119,7 @@ class PySQLXEngine(BaseConnection):
         """See `PySQLXEngineSync.raw_cmd`."""
         await self._run(calls.raw_cmd(self._link, sql), timeout)
 
-    def transaction(self, isolation_level: str | None = None, *, immediate: bool = False) -> AsyncTransaction:
+    def transaction(self, isolation_level: str | None = None, *, immediate: bool = False) -> AsyncTransaction[Self]:
         """``async with conn.transaction():``; see `PySQLXEngineSync.transaction`."""
         return AsyncTransaction(self, isolation_level, immediate)
 

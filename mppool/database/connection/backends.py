@@ -19,6 +19,7 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mppool import errors
+from mppool.database.connection.link_state import Name
 from mppool.database.runtime.loop_stand_in import drive
 from mppool.database.runtime.sockets import lent
 
@@ -60,13 +61,6 @@ _ALL = {
     ),
 }
 END = {"postgresql": "SELECT pg_terminate_backend({})", "mysql": "KILL {}"}
-
-
-class Name(NamedTuple):
-    """What a server calls a connection, and itself."""
-
-    id: int
-    server: str
 
 
 class Lost(NamedTuple):

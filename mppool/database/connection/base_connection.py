@@ -139,7 +139,7 @@ class BaseConnection:
             return None
         self._link = _CLOSED
         if self._lent:
-            link.doubtful = True  # its user is done with it: the pool discards it when it comes back
+            link.distrust()  # its borrower has closed it: the pool discards it when it is given back
             return None
         if link.conn is None:
             return None

@@ -6,7 +6,7 @@ wrong when the schema changes; as every placeholder is sent with an explicit cas
 conversion or its clear error, never other bytes. Before a refusal of ours, after an error of that kind, and after an
 ALTER or DROP that went through this process, the server is asked anew.
 
-The other databases convert by themselves; their parameters go by Python type alone (`statements.build`).
+The other databases convert by themselves; their parameters go by Python type alone (`driver_statement.build`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from mppool import errors
-from mppool.database.sql import statements
+from mppool.database.sql import driver_statement
 from mppool.database.values.parameters import Refused, refusal
 from mppool.database.values.postgres_types import NATURAL, Rules, as_text, rule_for, rules
 
@@ -112,7 +112,7 @@ class _Plan:
             if len(self.texts) >= (_BIG_VARIANTS if self.parsed.count > _NUMBERED else _VARIANTS):
                 self.texts.clear()
             text = self.texts[form] = self._written(form)
-        return statements.make(driver, "postgresql", text, dict(zip(self.keys, self._bound(values), strict=True)))
+        return driver_statement.make(driver, "postgresql", text, dict(zip(self.keys, self._bound(values), strict=True)))
 
     def _parameters(self) -> int:
         """How many parameters the driver gets."""
@@ -180,17 +180,17 @@ async def bind(link: Link, method: str, parsed: Parsed, sql: str, parameters: di
 
     Raises:
         QueryError, ExecuteError: the server refuses the statement.
-        TypeError, ValueError, ParameterInvalidValueError, ParameterInvalidProviderError: as `statements.build`.
+        TypeError, ValueError, ParameterInvalidValueError, ParameterInvalidProviderError: as `driver_statement.build`.
     """
     if link.provider != "postgresql":
         if parsed.shield is None and method != "raw_cmd":
             raise ValueError("the driver would change this text: give strings as parameters, and leave comments out")
-        return statements.build(link.driver, link.provider, parsed, sql, parameters)
+        return driver_statement.build(link.driver, link.provider, parsed, sql, parameters)
     if parameters is None or not parsed.names:
         if names := _changed_by(sql):
             _forget(names)
-        return statements.build(link.driver, link.provider, parsed, sql, parameters)
-    statements.check_names("postgresql", parsed, parameters)
+        return driver_statement.build(link.driver, link.provider, parsed, sql, parameters)
+    driver_statement.check_names("postgresql", parsed, parameters)
     key = link.database.uri, sql
     plan = _plans.get(key)
     if plan is not None:
@@ -243,21 +243,21 @@ async def _describe(link: Link, method: str, parsed: Parsed, sql: str) -> list[t
     marks = [f"${number}" for number in range(1, parsed.count + 1)]
     text = f"PREPARE {name} AS\n{parsed.with_marks(marks)}"
     try:
-        # What might be two statements goes the way on which the server takes one only; but there it stays in the
-        # core's cache of statements.
-        await link.call(method if ";" in sql else "raw_cmd", statements.make(link.driver, "postgresql", text, None))
+        # Text that may hold two statements is sent by the method with which the server takes one only. The driver
+        # keeps such a statement in its cache.
+        prepare = driver_statement.make(link.driver, "postgresql", text, None)
+        await link.call(method if ";" in sql else "raw_cmd", prepare)
     except errors.RawCmdError as error:
         kind = errors.ExecuteError if method == "execute" else errors.QueryError
         raise kind(error.code, error.message) from None
-    query = statements.make(link.driver, "postgresql", _DESCRIBE, {"name": name})
+    query = driver_statement.make(link.driver, "postgresql", _DESCRIBE, {"name": name})
     rows = link.read((await link.call("query_typed", query)).get_all)
     if len(rows) != parsed.count:
         return None  # a proxy has sent the question to another session than the statement
-    doubtful = link.doubtful
+    statement = driver_statement.make(link.driver, "postgresql", f"DEALLOCATE {name}", None)
     try:
-        await link.call("raw_cmd", statements.make(link.driver, "postgresql", f"DEALLOCATE {name}", None))
+        # "26000": a proxy has sent it to another session than the PREPARE, and the driver never knew this name
+        await link.call_tolerating("26000", "raw_cmd", statement)
     except errors.RawCmdError as error:
-        if error.code != "26000":
-            raise errors.QueryError(error.code, error.message) from None
-        link.doubtful = doubtful  # by a proxy in another session; the core never had this name
+        raise errors.QueryError(error.code, error.message) from None
     return [(row["kind"], row["type"]) for row in rows]

@@ -29,10 +29,9 @@ async def run(link: Link, method: str, sql: str, parameters: dict[str, Any] | No
         sqllog.log(link.provider, parsed, statement, parameters)
     effect = parsed.transaction
     if effect:
-        link.in_transaction = True  # before the call: an interrupt after it must not lose this
-        link.failed = False
+        link.transaction_begins()
     if parsed.unclear:
-        link.unclear = link.suspect = True  # so that it is looked after before anybody else gets it
+        link.transaction_may_begin()
     try:
         result = await link.call(method, statement)
     except errors.PySQLXError as error:
@@ -40,10 +39,10 @@ async def run(link: Link, method: str, sql: str, parameters: dict[str, Any] | No
             return _void(link, sql, error)
         binding.failed(link, sql, error.code)
         if effect is False and link.provider == "postgresql":
-            link.in_transaction = False  # its COMMIT ends the transaction also when it fails; others' may not
+            link.transaction_is_open(False)  # PostgreSQL's COMMIT ends the transaction even when it fails
         raise
     if effect is False:
-        link.in_transaction = False
+        link.transaction_is_open(False)
     return result
 
 

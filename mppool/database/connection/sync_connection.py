@@ -130,7 +130,7 @@ class PySQLXEngineSync(BaseConnection):
         """
         self._run(calls.raw_cmd(self._link, sql), timeout)
 
-    def transaction(self, isolation_level: str | None = None, *, immediate: bool = False) -> Transaction:
+    def transaction(self, isolation_level: str | None = None, *, immediate: bool = False) -> Transaction[Self]:
         """``with conn.transaction():`` commits at the end of the block, and rolls back when an exception leaves it.
 
         Inside another transaction it is a savepoint: an exception undoes the block's own work only. A PostgreSQL

@@ -27,23 +27,42 @@ import os
 import threading
 import time
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from mppool.database.runtime import exit_guard, private_library, sockets
 from mppool.database.runtime.loop_stand_in import Background, drive
 from mppool.late import no_fork
 from mppool.shared.descriptors import ask_for, never_close
 
-if TYPE_CHECKING:
-    from mppool.database.connection.link import Link
-
-__all__ = ["Driver", "settle", "state"]
+__all__ = ["Driver", "is_panic", "settle", "state"]
 
 SQLITE_WORKERS = 32  # worker threads at least, once SQLite is used: idle ones cost 11 KiB each
 SQLITE_WORKERS_LIMIT = 512
 DESCRIPTORS = 8  # that loading a copy needs free: a runtime that cannot start panics, and its copy is lost
 _ASYNCIO_TAIL = 0.1  # seconds after a call driven by asyncio in which a worker may still be on its way out
 _TAIL_PAUSE = 0.02
+
+
+def is_panic(error: BaseException) -> bool:
+    """Is it the driver's panic? No module exports the class, and each copy of the driver has its own."""
+    return type(error).__name__ == "PanicException"
+
+
+class OpenConnection(Protocol):
+    """What is needed here of an open connection (`Link`): to find its socket, and to await or abandon it."""
+
+    driver: Driver
+    provider: str
+    conn: Any  # the driver's connection; None once closed
+    busy: int
+    socket: sockets.Descriptor | None
+
+    @property
+    def doubtful(self) -> bool: ...
+
+    def wait_for_end(self, timeout: float) -> bool: ...
+
+    def abandon(self) -> None: ...
 
 
 class Driver:
@@ -124,7 +143,7 @@ class State:
         self.driver: Driver | None = None
         self.files: dict[str, Driver] = {}  # the copy that each SQLite file is used with
         self.verifying: Driver | None = None  # the copy for those who want servers verified
-        self.links: weakref.WeakSet[Link] = weakref.WeakSet()
+        self.links: weakref.WeakSet[OpenConnection] = weakref.WeakSet()
         self.opens: set[object] = set()  # one token for each open in flight; a count could lose one
         self.loose: set[Driver] = set()  # copies on which an open was given up
         self.left: set[Background] = set()  # connections let go of while a call may have run on them
@@ -208,7 +227,7 @@ class State:
             or any(link.driver is driver and link.conn is not None for link in self.linked())
         )
 
-    def linked(self) -> list[Link]:
+    def linked(self) -> list[OpenConnection]:
         """Every link there is. Walking a weak set fails when another thread opens or drops a link meanwhile; copying
         the references is one step of the interpreter."""
         references: Any = self.links

@@ -16,7 +16,8 @@ from collections.abc import Collection, Iterator
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from mppool.database.sql import statements
+from mppool.database.sql.lexer import token_at
+from mppool.database.sql.statements import CACHED_LENGTH
 
 __all__ = ["arranged", "in_order", "selected"]
 
@@ -81,7 +82,7 @@ def selected(provider: str, sql: str) -> Names | None:
 
     Returns None when they cannot be told. One name may be None; it is then the remaining one.
     """
-    return _remembered(provider, sql) if len(sql) <= statements.CACHED_LENGTH else _selected(provider, sql)
+    return _remembered(provider, sql) if len(sql) <= CACHED_LENGTH else _selected(provider, sql)
 
 
 def arranged(names: Names | None, came: Collection[str]) -> Collection[str]:
@@ -158,7 +159,7 @@ def _tokens(provider: str, sql: str) -> Iterator[_Token]:
     at, end = 0, len(sql)
     while at < end:
         start = at
-        token, at = statements.token_at(provider, sql, at)
+        token, at = token_at(provider, sql, at)
         kind, text = token.lastgroup, token[0]
         if kind == "word":
             upper = text.upper()
