@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from mppool import errors, scope
 from mppool.database.sql.lexer import lexer
-from mppool.late import late
-from mppool.manager import launcher
+from mppool.fork_lock import import_late
+from mppool.membership import launcher
+from mppool.membership.member import launch_config
 from mppool.process import registry
 from mppool.process.async_pool import PySQLXEnginePool
 from mppool.process.handle import Handle
-from mppool.process.member import launch_config
 from mppool.process.sync_pool import PySQLXEnginePoolSync
 from mppool.settings import BudgetSettings, PoolSettings, check_keywords, check_name
 from mppool.shared import identity
@@ -93,7 +93,7 @@ class PoolManager:
             self._own()
             self._stopped = False
         # What each child would do again for its first query: pydantic is imported, and has made a class.
-        late("mppool.database.values.rows").row_class((("id", "int"),))
+        import_late("mppool.database.values.rows").row_class((("id", "int"),))
         lexer(self._budget.database.provider)
 
     def stop(self) -> None:
@@ -205,7 +205,9 @@ class PoolManager:
 
         Raises: TypeError, ValueError; ConnectError and the like: a worker could not attach.
         """
-        made: Jobs = late("mppool.integrations.jobs").Jobs(self, processes, start_method, min_size=min_size, **settings)
+        made: Jobs = import_late("mppool.integrations.jobs").Jobs(
+            self, processes, start_method, min_size=min_size, **settings
+        )
         return made
 
     # -- what is told ----------------------------------------------------------------------------------------
@@ -228,7 +230,7 @@ class PoolManager:
         """Who holds what, read from the ledger: it costs the manager nothing. Raises: ManagerUnavailableError."""
         ledger = self._read()
         cells, members = ledger.cells, []
-        for at in (ledger.row(index) for index in range(L.ROWS)):
+        for at in (ledger.offset(index) for index in range(L.ROWS)):
             if cells[at + L.PID]:
                 held, in_use, moving = cells[at + L.HELD], cells[at + L.IN_USE], cells[at + L.MOVING]
                 members.append(
@@ -245,7 +247,7 @@ class PoolManager:
             name=self._name,
             max_size=cells[L.H_MAX_SIZE],
             manager_pid=cells[L.H_MANAGER],
-            hungry=cells[L.H_HUNGRY],
+            hungry=cells[L.H_SHORT],
             members=tuple(members),
         )
 

@@ -17,7 +17,7 @@ from typing import Protocol
 from mppool import errors
 from mppool.core.pool import Waiter
 from mppool.database.runtime import drivers, exit_guard, private_library
-from mppool.manager import launcher
+from mppool.membership import launcher
 from mppool.process import greenlets
 from mppool.process.local import LocalPool
 from mppool.settings import BudgetSettings, PoolSettings

@@ -13,7 +13,7 @@ from mppool import errors
 from mppool.database.connection import binding
 from mppool.database.connection.link import Link
 from mppool.database.sql import columns, sqllog, statements
-from mppool.late import late
+from mppool.fork_lock import import_late
 from mppool.settings import LOG_CONFIG
 
 __all__ = ["execute", "query", "query_as_dict", "query_first", "query_first_as_dict", "raw_cmd", "run"]
@@ -138,5 +138,5 @@ def _rows() -> Any:
     """The module `rows`, and pydantic with it, on the first row."""
     global _rows_module
     if _rows_module is None:
-        _rows_module = late("mppool.database.values.rows")
+        _rows_module = import_late("mppool.database.values.rows")
     return _rows_module

@@ -31,7 +31,7 @@ from typing import Any, Protocol
 
 from mppool.database.runtime import exit_guard, private_library, sockets
 from mppool.database.runtime.loop_stand_in import Background, drive
-from mppool.late import no_fork
+from mppool.fork_lock import no_fork
 from mppool.shared.descriptors import ask_for, never_close
 
 __all__ = ["Driver", "is_panic", "settle", "state"]

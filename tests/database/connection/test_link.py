@@ -36,8 +36,7 @@ def link(database_uri: str) -> Iterator[Link]:
 
 
 def start_slow_call(link: Link, seconds: float) -> None:
-    """Begin a call of that length and give it up, as a cancelled caller does."""
-    conn = PySQLXEngineSync.lend(link)
+    """Begin a call of that length and give it up."""
     if link.provider == "sqlite":
         # a statement that runs a while: counting takes 0.2 to 1 s, by the machine
         sql = (
@@ -48,8 +47,14 @@ def start_slow_call(link: Link, seconds: float) -> None:
             "postgresql": f"SELECT pg_sleep({seconds})::text AS a",
             "mysql": f"SELECT SLEEP({seconds}) AS a",
         }[link.provider]
+    give_up(link, sql)
+
+
+def give_up(link: Link, sql: str) -> None:
+    """Begin a call and give it up, as a cancelled caller does."""
     from mppool.database.connection import calls
 
+    conn = PySQLXEngineSync.lend(link)
     with pytest.raises(TimeoutError):
         drive(calls.query_as_dict(conn._link, sql, None), timeout=0.02)
     assert link.doubtful
@@ -495,11 +500,17 @@ def test_a_forgotten_link_is_let_go_when_its_call_has_ended(sqlite_uri: str) -> 
     database = Database.parse(sqlite_uri)
     before = descriptors_of(database)
     link = open_link(database)
-    start_slow_call(link, 0)
-    del link
-    own = drivers.state
-    assert len(own.left) == 1
+    other = open_link(database)
+    with PySQLXEngineSync.lend(other) as conn:
+        conn.execute("CREATE TABLE waits (a INT)")
+        conn.raw_cmd("BEGIN IMMEDIATE")
+        give_up(link, "INSERT INTO waits VALUES (1) RETURNING a")
+        del link
+        own = drivers.state
+        assert len(own.left) == 1
+        conn.raw_cmd("ROLLBACK")
     assert next(iter(own.left)).ended(30)
     own.sweep()
     assert not own.left
+    assert other.close()
     assert descriptors_of(database) == before

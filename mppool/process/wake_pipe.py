@@ -1,4 +1,4 @@
-"""An alarm for a thread that sleeps on a selector."""
+"""A pipe that wakes a thread that sleeps on a selector."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 from mppool.shared.descriptors import Owned
 
 
-class Alarm:
+class WakePipe:
     """Wakes a selector from any thread. Rung any number of times, it wakes once.
 
     It needs no descriptor until it is prepared: a process that makes one may have none free just then.
@@ -34,7 +34,7 @@ class Alarm:
     def fileno(self) -> int:
         return -1 if self._read is None else self._read.fd
 
-    def ring(self) -> bool:
+    def notify(self) -> bool:
         """False: it was closed from outside, and wakes nobody."""
         write = self._write
         if write is None or write.fd < 0:
@@ -52,7 +52,7 @@ class Alarm:
                 raise
         return True
 
-    def hush(self) -> None:
+    def clear(self) -> None:
         """Before looking at what there is to do, so that what comes later rings again."""
         try:
             os.read(self._read.use() if self._read is not None else -1, 64)

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from mppool.shared.places import Place
+    from mppool.shared.endpoints import Endpoint
 
-__all__ = ["Ending"]
+__all__ = ["Reaper"]
 
 PAUSE = (1.0, 30.0)  # seconds before the next helper, if connections are left; after the first, and at most
 REAP = 0.01  # seconds until the next look at a helper that has said its last
@@ -31,24 +31,24 @@ _BOOT = """
 import json, sys
 task = json.loads(sys.stdin.readline())
 sys.path[:] = task["path"] or sys.path
-from mppool.process.ending import main
+from mppool.reaper.terminating import main
 main(task)
 """
 
 
-class Ending:
+class Reaper:
     """The helper, if there is one. Readable when it has something to say: `hear` it.
 
     Args:
         config: the manager's.
-        places: addresses and ports on this host of the connections that a helper which has its own is to end.
+        endpoints: addresses and ports on this host of the connections that a helper which has its own is to end.
     """
 
-    __slots__ = ("_channel", "_config", "_failed", "_places", "again_at", "pid", "useless")
+    __slots__ = ("_channel", "_config", "_endpoints", "_failed", "again_at", "pid", "useless")
 
-    def __init__(self, config: dict[str, Any], places: Callable[[], list[Place]]) -> None:
+    def __init__(self, config: dict[str, Any], endpoints: Callable[[], list[Endpoint]]) -> None:
         self._config = config
-        self._places = places
+        self._endpoints = endpoints
         self._channel: messages.Channel | None = None
         self._failed = 0  # helpers in a row after which there was still something to end
         self.pid: int | None = None  # of the helper, until it is reaped
@@ -101,7 +101,7 @@ class Ending:
                 if "useless" in message:
                     self.useless = True
                 else:
-                    self._channel.send({"places": self._places()})
+                    self._channel.send({"endpoints": self._endpoints()})
         except (OSError, ValueError):
             return False
         return True

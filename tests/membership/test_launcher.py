@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from mppool import PoolManager, errors
-from mppool.manager import launcher
+from mppool.membership import launcher
 from mppool.shared import ledger as L
 from mppool.shared import paths
 from mppool.shared.messages import encode
@@ -153,7 +153,7 @@ def test_what_a_killed_manager_left_is_replaced() -> None:
     assert launcher.connect(NAME) is None
     new = sit(max_size=5)
     assert manager_of(new) != pid
-    assert [index for index in range(L.ROWS) if new.cells[new.ledger.row(index) + L.PID]] == [0]
+    assert [index for index in range(L.ROWS) if new.cells[new.ledger.offset(index) + L.PID]] == [0]
     seats.get(new, 5)
     new.leave()
 

@@ -1,4 +1,4 @@
-"""Hands: daemon threads that do the slow work (opening, closing, looking after connections) one piece each.
+"""Executor: daemon threads that do the slow work (opening, closing, looking after connections) one piece each.
 
 A thread is started when work comes and none is free, and ends when there has been nothing for a while. Connecting
 must not wait for a connect that hangs, so their number follows the work; the agent bounds the work.
@@ -19,7 +19,7 @@ logger = logging.getLogger("mppool.pool")
 KEEP = 2.0  # seconds an idle thread stays
 
 
-class Hands:
+class Executor:
     """It takes no lock: a finaliser may run on any thread, here as well, and it may borrow."""
 
     def __init__(self, name: str) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import socket
 
-__all__ = ["Place", "place"]
+__all__ = ["Endpoint", "endpoint"]
 
-Place = tuple[str, int]  # address and port of a connection's client
+Endpoint = tuple[str, int]  # address and port of a connection's client
 
 
-def place(connection: socket.socket) -> Place | None:
+def endpoint(connection: socket.socket) -> Endpoint | None:
     """Our end of a connection. None: it is not TCP, or not connected any more."""
     if connection.family not in (socket.AF_INET, socket.AF_INET6):
         return None

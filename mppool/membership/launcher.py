@@ -24,7 +24,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mppool import errors
-from mppool.late import late, no_fork
+from mppool.fork_lock import import_late, no_fork
 from mppool.shared import identity, messages, paths, room
 from mppool.shared import ledger as L
 from mppool.shared.descriptors import ask_for
@@ -113,7 +113,7 @@ def connect_or_launch(config: dict[str, Any]) -> socket.socket:
 
     Raises: ManagerUnavailableError.
     """
-    filelock = late("filelock")  # it costs more to import than all the rest here
+    filelock = import_late("filelock")  # it costs more to import than all the rest here
     name, deadline = config["name"], time.monotonic() + LAUNCH_TIMEOUT
     check_place(name)
     try:
@@ -198,7 +198,7 @@ def _inheritance(folder: str) -> tuple[int, int] | None:
             return None
         if found.elsewhere:
             raise errors.ManagerUnavailableError(f"budget {os.path.basename(folder)!r}: {identity.ELSEWHERE}")
-        return found.ledger.cells[L.H_MAX_SIZE], found.ledger.cells[L.H_DATABASE]
+        return found.ledger.header.max_size, found.ledger.header.database
 
 
 def _warn_of_sibling(config: dict[str, Any], root: str) -> None:
@@ -208,7 +208,7 @@ def _warn_of_sibling(config: dict[str, Any], root: str) -> None:
     other = sibling(root, config["name"], L.database_key(config["database"]))
     if other is not None:
         _warned.add(os.getpid())
-        late("logging").getLogger("mppool.pool").warning(
+        import_late("logging").getLogger("mppool.pool").warning(
             "pool %s: process %d, which was started by the same parent as this one, has a budget of its own for the "
             "same database, %s: each of the two may open max_size=%d connections. If they are meant to share one, give "
             'their pools a name (name="…"), or start the whole program with "mppool run -- COMMAND"; or make the pool '
@@ -259,7 +259,7 @@ def _spawn(folder: str, listener: int, log: int, configuration: int) -> subproce
     home = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     environ = {name: os.environ[name] for name in _NEEDED if name in os.environ}
     environ[paths.RUNTIME_DIR] = os.path.dirname(folder)  # for the helper, which is a member
-    process: subprocess.Popen[bytes] = late("subprocess").Popen(
+    process: subprocess.Popen[bytes] = import_late("subprocess").Popen(
         [sys.executable, "-I", "-S", "-c", _BOOT, home, folder, str(configuration)],
         stdin=listener,
         stdout=log,

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from mppool.core import bells
-from mppool.core.books import Books
+from mppool.core import notifications
+from mppool.core.policy import Policy
 from mppool.core.pool import PoolMachine
-from mppool.manager import treasury
-from mppool.manager.treasury import Treasury
+from mppool.manager import allocator
+from mppool.manager.allocator import Allocator
 from mppool.process.agent import Agent
 from mppool.process.row import Row
 from mppool.shared import ledger as L
@@ -187,12 +187,12 @@ Plant = Callable[[pytest.MonkeyPatch], None]
 
 def nothing_is_overlooked(patch: pytest.MonkeyPatch) -> None:
     """Callers that lined up before they could read that the manager knows less than they thought do not count."""
-    patch.setattr(treasury, "overlooked", lambda demand, before, after: False)
+    patch.setattr(allocator, "overlooked", lambda demand, before, after: False)
 
 
 def known_is_written_after_the_look(patch: pytest.MonkeyPatch) -> None:
-    def publish(self: Treasury, member: int) -> bool:
-        cells, at = self.ledger.cells, self.ledger.row(member)
+    def publish(self: Allocator, member: int) -> bool:
+        cells, at = self.ledger.cells, self.ledger.offset(member)
         late, self.ledger.cells = Late(cells, at + L.KNOWN, at + L.IN_USE), cells
         self.ledger.cells = late  # type: ignore[assignment]
         try:
@@ -202,8 +202,8 @@ def known_is_written_after_the_look(patch: pytest.MonkeyPatch) -> None:
             late.write()
         return again
 
-    real = Treasury._publish
-    patch.setattr(Treasury, "_publish", publish)
+    real = Allocator._publish
+    patch.setattr(Allocator, "_publish", publish)
 
 
 class Late:
@@ -231,11 +231,11 @@ class Late:
 
 
 def nobody_searches_once_others_wait(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Books, "search_again", lambda self: False)
+    patch.setattr(Policy, "search_again", lambda self: False)
 
 
 def nobody_looks_once_members_are_to_tell(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Books, "look_again", lambda self, now: False)
+    patch.setattr(Policy, "look_again", lambda self, now: False)
 
 
 def an_idle_connection_is_not_told(patch: pytest.MonkeyPatch) -> None:
@@ -248,21 +248,21 @@ def an_idle_connection_is_not_told(patch: pytest.MonkeyPatch) -> None:
 
 
 def a_permit_put_back_is_not_told(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Row, "hungry", False)
+    patch.setattr(Row, "short", False)
 
 
 def lifted_orders_are_not_told(patch: pytest.MonkeyPatch) -> None:
-    def tell(said: bells.Orders | None, say: bells.Orders, waiting: bool) -> bool:
+    def tell(said: notifications.Orders | None, say: notifications.Orders, waiting: bool) -> bool:
         return said is None or (said != say and say.must_close)
 
-    patch.setattr(treasury, "must_tell", tell)
+    patch.setattr(allocator, "must_tell", tell)
 
 
 def orders_to_close_are_not_told(patch: pytest.MonkeyPatch) -> None:
-    def tell(said: bells.Orders | None, say: bells.Orders, waiting: bool) -> bool:
-        return bells.must_tell(said, say._replace(must_close=False), waiting)
+    def tell(said: notifications.Orders | None, say: notifications.Orders, waiting: bool) -> bool:
+        return notifications.must_tell(said, say._replace(must_close=False), waiting)
 
-    patch.setattr(treasury, "must_tell", tell)
+    patch.setattr(allocator, "must_tell", tell)
 
 
 def a_line_is_written_after_the_orders_are_read(patch: pytest.MonkeyPatch) -> None:
@@ -273,7 +273,7 @@ def a_line_is_written_after_the_orders_are_read(patch: pytest.MonkeyPatch) -> No
 
     def lacks(self: Row, machine: PoolMachine) -> bool:
         read = seen.get(self) or (self.cells[self._known], self.cells[self._credit])
-        return bells.lacks(machine.demand, *read)
+        return notifications.lacks(machine.demand, *read)
 
     seen: dict[Row, tuple[int, int]] = {}
     real = Row.publish_line
@@ -293,17 +293,17 @@ def an_idle_connection_is_written_after_the_orders_are_read(patch: pytest.Monkey
 
 def a_permit_is_put_back_after_the_orders_are_read(patch: pytest.MonkeyPatch) -> None:
     def put_back(self: Agent) -> bool:
-        hungry = self._pool.row.hungry
+        short = self._pool.row.short
         real(self)
-        return hungry
+        return short
 
     real = Agent.put_back
     patch.setattr(Agent, "put_back", put_back)
 
 
 def a_credit_is_written_before_the_target(patch: pytest.MonkeyPatch) -> None:
-    def publish(self: Treasury, member: int) -> bool:
-        account, cells, at = self.books.accounts[member], self.ledger.cells, self.ledger.row(member)
+    def publish(self: Allocator, member: int) -> bool:
+        account, cells, at = self.books.accounts[member], self.ledger.cells, self.ledger.offset(member)
         early = Late(cells, at + L.TARGET, at + L.WAITING)
         if not account.frozen:
             cells[at + L.CREDIT] = account.credit
@@ -314,8 +314,8 @@ def a_credit_is_written_before_the_target(patch: pytest.MonkeyPatch) -> None:
             self.ledger.cells = cells
             early.write()
 
-    real = Treasury._publish
-    patch.setattr(Treasury, "_publish", publish)
+    real = Allocator._publish
+    patch.setattr(Allocator, "_publish", publish)
 
 
 def the_agent_is_not_woken(patch: pytest.MonkeyPatch) -> None:

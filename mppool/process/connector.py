@@ -1,4 +1,4 @@
-"""The workshop: where connections are opened, looked after and closed, by hands and never by callers.
+"""The connector: where connections are opened, looked after and closed, by hands and never by callers.
 
 Each piece of work ends with a report to the pool's machine, in a step, and with doing what the machine says then. It
 ends so whatever is raised: hooks are the user's and may raise anything, SystemExit too. A permit goes back when its
@@ -21,9 +21,9 @@ from mppool.core.pool import Slot
 from mppool.database.connection.error_classes import is_full
 from mppool.database.connection.opening import open_link
 from mppool.database.connection.sync_connection import PySQLXEngineSync
-from mppool.process.hands import Hands
-from mppool.process.silence import AFTER, Silence
-from mppool.shared.turns import Turn
+from mppool.process.executor import Executor
+from mppool.process.silent_connections import AFTER, SilentConnections
+from mppool.shared.file_slots import FileSlot
 
 if TYPE_CHECKING:
     from mppool.database.connection.backends import Lost
@@ -41,29 +41,29 @@ SHORT_PAUSES = (0.005, 0.1)  # seconds until a free descriptor is looked for aga
 RECENT = 8  # opens whose times are kept: the least of them is what an open costs when nothing else slows it down
 
 
-class Workshop:
+class Connector:
     """The slow work of one local pool. Counts are written under the pool's lock."""
 
     def __init__(self, pool: LocalPool) -> None:
         self._pool = pool
-        self._hands = Hands(pool.name)
-        self._silence = Silence(pool)
+        self._executor = Executor(pool.name)
+        self._silent = SilentConnections(pool)
         self.recent: deque[float] = deque(maxlen=RECENT)  # seconds that the last opens took
         self.opened = self.closed = self.connect_errors = self.refused_full = 0
         self.last_connect_error: tuple[float, Exception] | None = None  # why there is none, or no seat
 
-    def open(self, slot: Slot, turn: Turn) -> None:
+    def open(self, slot: Slot, turn: FileSlot) -> None:
         """Open a connection. SQLite's takes a tenth of a millisecond and no network: less than to wake a hand."""
         if self._pool.budget.database.provider == "sqlite" and self._pool.settings.configure is None:
             self._open(slot, turn)
         else:
-            self._hands.do(lambda: self._open(slot, turn))
+            self._executor.do(lambda: self._open(slot, turn))
 
     def tend(self, slot: Slot) -> None:
-        self._hands.do(lambda: self._tend(slot))
+        self._executor.do(lambda: self._tend(slot))
 
     def close(self, slot: Slot) -> None:
-        self._hands.do(lambda: self._close(slot))
+        self._executor.do(lambda: self._close(slot))
 
     def close_at_once(self, slot: Slot) -> None:
         """Close a connection on this thread (the agent's): others wait for its permit. One that may not be at rest is
@@ -79,7 +79,7 @@ class Workshop:
             self._closed(slot)
         else:
             slot.link = None
-            self._hands.do(lambda: self._bury(slot, link, lost))
+            self._executor.do(lambda: self._bury(slot, link, lost))
 
     def publish_cost(self) -> None:
         """Under the pool's lock."""
@@ -88,19 +88,19 @@ class Workshop:
 
     def aside(self, piece: Callable[[], None]) -> None:
         """Have something else done that takes a while."""
-        self._hands.do(piece)
+        self._executor.do(piece)
 
     def join(self, timeout: float) -> None:
         """No more work will come: wait for what there is, so many seconds at most."""
-        self._hands.join(timeout)
+        self._executor.join(timeout)
 
     def abandon(self) -> None:
         """In a forked child."""
-        self._silence.abandon()
+        self._silent.abandon()
 
     # -- opening ---------------------------------------------------------------------------------------------
 
-    def _open(self, slot: Slot, turn: Turn) -> None:
+    def _open(self, slot: Slot, turn: FileSlot) -> None:
         link, began = None, 0.0
         error = errors.ConnectError("0", "opening a connection was broken off")
         try:
@@ -219,7 +219,7 @@ class Workshop:
     def _take_leave(self, link: Link) -> Lost | None:
         """From now on only its burial matters. None: not yet, there is no free descriptor to attend it with."""
         self._pool.agent.unwatch(link)
-        return Silence.noted(link) if link.prepare_close() else None
+        return SilentConnections.noted(link) if link.prepare_close() else None
 
     def _wait_for_descriptors(self, link: Link) -> Lost:
         """A moment without free descriptors must not cost the permit. If it lasts, the connection is closed without
@@ -230,7 +230,7 @@ class Workshop:
                 logger.warning(
                     "pool %s: a connection is closed without a free descriptor to attend it", self._pool.name
                 )
-                return Silence.noted(link)
+                return SilentConnections.noted(link)
             time.sleep(backoff.failed(random.random()))
         return lost
 
@@ -251,7 +251,7 @@ class Workshop:
         try:
             while not link.close(min(pause, max(0.1, give_up - monotonic()))):
                 self._pool.lose(slot)
-                if monotonic() >= give_up or self._silence.ended(lost):
+                if monotonic() >= give_up or self._silent.ended(lost):
                     link.break_off()
                 else:
                     logger.warning(
@@ -260,7 +260,7 @@ class Workshop:
                     pause *= 2
             self._await_burial(slot, link, lost, give_up)
         finally:
-            self._silence.forget(lost)
+            self._silent.forget(lost)
 
     def _await_burial(self, slot: Slot, link: Link, lost: Lost, give_up: float) -> None:
         """The connection was dropped: its permit goes back when the server has seen that, or at ``give_up``."""
@@ -276,7 +276,7 @@ class Workshop:
         try:
             self._await_burial(slot, link, lost, monotonic() + BURIAL_PATIENCE)
         finally:
-            self._silence.forget(lost)
+            self._silent.forget(lost)
             self._closed(slot)
 
     def _closed(self, slot: Slot) -> None:
@@ -297,7 +297,7 @@ class Workshop:
             if monotonic() >= give_up:
                 return False
             self._pool.lose(slot)
-            if self._silence.ended(lost):
+            if self._silent.ended(lost):
                 link.forget_twin()
                 return True
             pause *= 2

@@ -9,10 +9,10 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
-from mppool.manager.hangups import hung_up
+from mppool.manager.tcp_closing import half_closed
 from tests.waiting import forked, until
 
-pytestmark = pytest.mark.skipif(hung_up(1) is None, reason="this system does not tell")
+pytestmark = pytest.mark.skipif(half_closed(1) is None, reason="this system does not tell")
 
 
 @contextmanager
@@ -43,22 +43,22 @@ def test_from_our_close_to_the_servers(address: str) -> None:
         pytest.skip("no IPv6 here")
     with line(address) as (ours, theirs, port):
         own = ours.getsockname()[1]
-        assert hung_up(port) == []
+        assert half_closed(port) == []
         ours.close()
-        assert hung_up(port) == [own]
-        assert hung_up(port ^ 1) == [], "another server's"
+        assert half_closed(port) == [own]
+        assert half_closed(port ^ 1) == [], "another server's"
         theirs.sendall(b"it goes on")
         theirs.close()
-        until(lambda: hung_up(port) == [])
+        until(lambda: half_closed(port) == [])
 
 
 def test_a_reset_is_an_end() -> None:
     with line() as (ours, theirs, port):
         ours.shutdown(socket.SHUT_WR)
-        assert hung_up(port) == [ours.getsockname()[1]]
+        assert half_closed(port) == [ours.getsockname()[1]]
         theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
         theirs.close()
-        until(lambda: hung_up(port) == [])
+        until(lambda: half_closed(port) == [])
 
 
 def test_a_process_that_is_killed() -> None:
@@ -74,9 +74,9 @@ def test_a_process_that_is_killed() -> None:
         with forked(child) as process:
             theirs, (_, port) = listener.accept()
             process.kill()  # and waits for its end
-            assert hung_up(address[1]) == [port]
+            assert half_closed(address[1]) == [port]
         theirs.close()
-        until(lambda: hung_up(address[1]) == [])
+        until(lambda: half_closed(address[1]) == [])
 
 
 def test_as_many_as_there_are() -> None:
@@ -88,13 +88,13 @@ def test_as_many_as_there_are() -> None:
             ours = socket.create_connection(("127.0.0.1", port))
             stack.enter_context(listener.accept()[0])
             ours.close()
-        found = hung_up(port)
+        found = half_closed(port)
         assert found is not None
         assert len(found) == len({*found}) == 500
 
 
 def test_a_system_that_does_not_tell(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mppool.manager.hangups._BY_FAMILY", 99)  # no such request
-    assert hung_up(5432) is None
+    monkeypatch.setattr("mppool.manager.tcp_closing._BY_FAMILY", 99)  # no such request
+    assert half_closed(5432) is None
     monkeypatch.delattr(socket, "AF_NETLINK")  # macOS
-    assert hung_up(5432) is None
+    assert half_closed(5432) is None

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mppool.late import late
+from mppool.fork_lock import import_late
 from tests.waiting import until
 
 SLOW = """
@@ -25,7 +25,7 @@ def test_a_fork_waits_for_an_import(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     (tmp_path / "slow_module_of_this_test.py").write_text(SLOW)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setitem(sys.modules, "tests.test_late", sys.modules[__name__])
-    importer = threading.Thread(target=late, args=("slow_module_of_this_test",))
+    importer = threading.Thread(target=import_late, args=("slow_module_of_this_test",))
     importer.start()
     assert begun.wait(20)
     codes: list[int] = []
@@ -34,7 +34,7 @@ def test_a_fork_waits_for_an_import(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         pid = os.fork()
         if not pid:
             try:
-                late("slow_module_of_this_test")
+                import_late("slow_module_of_this_test")
                 os._exit(7)
             finally:
                 os._exit(1)

@@ -1,4 +1,4 @@
-"""The gate: whether this process may begin to open a connection just now.
+"""The connect limiter: whether this process may begin to open a connection just now.
 
 While the database cannot be reached it is asked by one open at a time, with pauses between: not by everybody who
 waits, and not in step with other processes. And over all processes of a budget only so many opens to a server run at
@@ -14,7 +14,7 @@ from mppool.core.backoff import Backoff
 from mppool.database.connection.own_socket import one_by_one
 from mppool.shared import paths
 from mppool.shared.descriptors import is_short
-from mppool.shared.turns import Turn, Turns
+from mppool.shared.file_slots import FileSlot, FileSlots
 
 if TYPE_CHECKING:
     from mppool.process.local import LocalPool
@@ -24,8 +24,8 @@ PAUSES = (0.05, 0.5)  # seconds between tries, at first and at most: who comes b
 ASK_AGAIN = (0.005, 0.015)  # seconds until the next try when all turns are taken
 
 
-class Gate:
-    """One agent's gate. Used under the pool's lock, but for `enter`, which is the agent's thread's.
+class ConnectLimiter:
+    """One agent's connect limiter. Used under the pool's lock, but for `enter`, which is the agent's thread's.
 
     Attributes:
         failures: tries that have failed since one succeeded; those that ran beside another count as one.
@@ -36,7 +36,7 @@ class Gate:
         self._backoff = Backoff(*PAUSES)
         self._closed_until = 0.0
         # Opening a file is no burden to anybody.
-        self._turns = Turns(paths.folder(pool.name)) if pool.budget.database.provider != "sqlite" else None
+        self._turns = FileSlots(paths.folder(pool.name)) if pool.budget.database.provider != "sqlite" else None
 
     @property
     def failures(self) -> int:
@@ -49,15 +49,15 @@ class Gate:
             return None
         return max(now, self._closed_until)
 
-    def enter(self, now: float) -> Turn | None:
+    def enter(self, now: float) -> FileSlot | None:
         """Leave to open one connection, until it is given back; None: not now."""
         if self.opens_at(now) != now:
             return None
         try:
-            turn = self._turns.take(self._pool.settings.connect_concurrency) if self._turns is not None else Turn()
+            turn = self._turns.take(self._pool.settings.connect_concurrency) if self._turns is not None else FileSlot()
         except OSError as error:
             if not is_short(error):
-                return Turn()  # the folder was deleted; there will be another one
+                return FileSlot()  # the folder was deleted; there will be another one
             turn = None
         if turn is None:
             self._closed_until = now + random.uniform(*ASK_AGAIN)

@@ -13,7 +13,7 @@ import struct
 
 from mppool.shared.descriptors import is_short
 
-__all__ = ["hung_up"]
+__all__ = ["half_closed"]
 
 _SOCK_DIAG, _BY_FAMILY, _DUMP, _ERROR, _DONE = 4, 20, 0x301, 2, 3
 _WAITING = 1 << 4 | 1 << 5  # FIN_WAIT1, FIN_WAIT2
@@ -22,7 +22,7 @@ _REQUEST = struct.Struct("=BBxxI2x2s44x")  # family, protocol, states, the other
 _OWN_PORT = struct.Struct("!4xH")  # family, state, timer, retransmissions, port
 
 
-def hung_up(server: int) -> list[int] | None:
+def half_closed(server: int) -> list[int] | None:
     """The local ports of this host's connections to any server's port of that number that were closed here and not
     there. None: this system does not tell.
 

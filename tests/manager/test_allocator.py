@@ -1,4 +1,4 @@
-"""The treasury: permits move in the right order, bells ring for those who must act, settling ends."""
+"""The allocator: permits move in the right order, bells ring for those who must act, settling ends."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mppool.core.books import TURN, Plan
-from mppool.manager import treasury as module
+from mppool.core.policy import TURN, Plan
+from mppool.manager import allocator as module
 from mppool.shared import ledger as L
 from tests.manager.watched import Budget, opened
 
@@ -51,7 +51,7 @@ def test_only_what_is_on_the_semaphore_is_recalled(budget: Budget) -> None:
     budget.report(taker, waiting=4)
     budget.settle()
     assert budget.credits()[:2] == [4, 0]
-    budget.treasury.semaphores[quick].real.give(1)  # type: ignore[attr-defined]
+    budget.allocator.semaphores[quick].real.give(1)  # type: ignore[attr-defined]
     budget.settle()
     assert budget.credits()[:2] == [3, 1]
 
@@ -104,15 +104,15 @@ def test_nobody_is_rung_who_closes_already_or_has_them_unused(budget: Budget) ->
 def test_whoever_comes_over_from_a_predecessor_is_rung(budget: Budget) -> None:
     """It came in and read what the predecessor had ordered: to come down to nothing, and so not to look for permits. A
     grant alone would not wake it."""
-    cells, at = budget.ledger.cells, budget.ledger.row(0)
+    cells, at = budget.ledger.cells, budget.ledger.offset(0)
     for cell, value in ((L.PID, os.getpid()), (L.STARTED, 1), (L.TOKEN, 7), (L.CREDIT, 2), (L.TARGET, 0)):
         cells[at + cell] = value
-    budget.treasury.inherit(0, 0.0)
-    assert budget.treasury.attach(os.getpid(), 1, 0, 0.0, token=7) == 0
+    budget.allocator.inherit(0, 0.0)
+    assert budget.allocator.attach(os.getpid(), 1, 0, 0.0, token=7) == 0
     budget.report(0, waiting=1)
     budget.settle()
     assert budget.bells == [], "nothing is granted on a guess"
-    budget.treasury.declare(0, 0, 100.0)
+    budget.allocator.declare(0, 0, 100.0)
     budget.settle()
     assert (budget.grants, budget.bells) == ([(0, 1)], [0])
     budget.settle()
@@ -137,17 +137,17 @@ def test_hunger_and_what_is_known_of_it_are_published(budget: Budget) -> None:
     assert budget.ledger.cells[L.H_MAX_SIZE] == 4
     budget.report(taker, waiting=3)
     budget.settle()
-    assert budget.ledger.cells[L.H_HUNGRY] == 3
+    assert budget.ledger.cells[L.H_SHORT] == 3
     assert (budget.cell(busy, L.KNOWN), budget.cell(taker, L.KNOWN)) == (4, 3)
     budget.report(taker, waiting=0)
     budget.settle()
-    assert budget.ledger.cells[L.H_HUNGRY] == 0
+    assert budget.ledger.cells[L.H_SHORT] == 0
     assert budget.cell(taker, L.KNOWN) == 0
 
 
 def meanwhile(budget: Budget, monkeypatch: pytest.MonkeyPatch, act: Callable[[], None]) -> None:
     """Have a member act between the manager's reading and its writing, once."""
-    plan, actions = budget.treasury.books.plan, [act]
+    plan, actions = budget.allocator.policy.plan, [act]
 
     def planned(now: float) -> Plan:
         made = plan(now)
@@ -155,18 +155,18 @@ def meanwhile(budget: Budget, monkeypatch: pytest.MonkeyPatch, act: Callable[[],
             actions.pop()()
         return made
 
-    monkeypatch.setattr(budget.treasury.books, "plan", planned)
+    monkeypatch.setattr(budget.allocator.policy, "plan", planned)
 
 
 def test_a_connection_that_comes_free_before_anybody_is_known_to_want_one(
     budget: Budget, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its member sees nobody hungry and does not ring: the manager must see it by itself, or nobody would again."""
+    """Its member sees nobody short and does not ring: the manager must see it by itself, or nobody would again."""
     busy, taker = budget.worker(4, in_use=4), budget.attach()
     budget.report(taker, waiting=1)
 
     def give_back() -> None:
-        assert budget.ledger.cells[L.H_HUNGRY] == 0
+        assert budget.ledger.cells[L.H_SHORT] == 0
         budget.report(busy, in_use=3)
 
     meanwhile(budget, monkeypatch, give_back)
@@ -202,7 +202,7 @@ def test_whoever_lines_up_before_the_manager_forgets_who_did(budget: Budget, mon
 
     meanwhile(budget, monkeypatch, line_up)
     budget.settle()
-    assert (budget.cell(taker, L.KNOWN), budget.ledger.cells[L.H_HUNGRY]) == (1, 1)
+    assert (budget.cell(taker, L.KNOWN), budget.ledger.cells[L.H_SHORT]) == (1, 1)
 
 
 def test_whoever_takes_a_permit_that_was_to_be_recalled(budget: Budget) -> None:
@@ -213,7 +213,7 @@ def test_whoever_takes_a_permit_that_was_to_be_recalled(budget: Budget) -> None:
     assert budget.credits()[:2] == [2, 1]
     budget.report(quick, waiting=0)
     budget.report(taker, waiting=3)
-    budget.treasury.semaphores[quick].real.take()  # type: ignore[attr-defined]
+    budget.allocator.semaphores[quick].real.take()  # type: ignore[attr-defined]
     again_at = budget.settle(105.0)
     assert again_at is not None
     assert again_at <= 105.0 + module.SOON
@@ -230,7 +230,7 @@ def test_whoever_had_taken_it_is_rung_when_there_is_something_to_close(budget: B
     budget.settle()
     budget.report(quick, waiting=0)
     budget.report(taker, waiting=4)
-    budget.treasury.semaphores[quick].real.take()  # type: ignore[attr-defined]
+    budget.allocator.semaphores[quick].real.take()  # type: ignore[attr-defined]
     budget.settle()
     assert (budget.credits()[:2], budget.cell(quick, L.TARGET), budget.bells) == ([1, 3], 0, [])
     budget.report(quick, held=1)
@@ -245,7 +245,7 @@ def test_whoever_had_taken_it_is_rung_when_there_is_something_to_close(budget: B
 
 def test_a_new_row_says_who_and_nothing_of_its_last_owner(budget: Budget) -> None:
     budget.report(0, held=9, waiting=9)
-    member = budget.treasury.attach(pid=77, started=5, warm=2, now=0.0)
+    member = budget.allocator.attach(pid=77, started=5, warm=2, now=0.0)
     assert member == 0
     assert [budget.cell(0, cell) for cell in (L.PID, L.STARTED, L.CREDIT)] == [77, 5, 0]
     assert budget.ledger.facts(0) == [0, 0, 0, 0, 0, 0, 0, 0, 2, 0]
@@ -254,21 +254,21 @@ def test_a_new_row_says_who_and_nothing_of_its_last_owner(budget: Budget) -> Non
 def test_rows_are_used_again_and_come_to_an_end(budget: Budget, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(L, "ROWS", 3)
     assert [budget.attach() for _ in range(3)] == [0, 1, 2]
-    assert budget.treasury.attach(1, 1, 0, 0.0) is None
-    budget.treasury.leave(1)
+    assert budget.allocator.attach(1, 1, 0, 0.0) is None
+    budget.allocator.leave(1)
     assert budget.attach() == 1
 
 
 def test_a_predecessors_row_is_not_given_away(budget: Budget) -> None:
     """Rows of the living are inherited first, then those of the dead, in any order."""
     for row in (3, 1):
-        budget.ledger.cells[budget.ledger.row(row) + L.CREDIT] = 1
-        budget.treasury.inherit(row, 100.0)
-    budget.treasury.bury(1, 1, 100.0)
+        budget.ledger.cells[budget.ledger.offset(row) + L.CREDIT] = 1
+        budget.allocator.inherit(row, 100.0)
+    budget.allocator.retire(1, 1, 100.0)
     assert [budget.attach() for _ in range(3)] == [0, 2, 4]
-    budget.treasury.buried(1, 100.0)
+    budget.allocator.ended(1, 100.0)
     assert [budget.attach() for _ in range(2)] == [1, 5]
-    assert budget.treasury.books.accounts.free == 3
+    assert budget.allocator.books.accounts.free == 3
 
 
 def test_a_failed_attach_leaves_no_trace(budget: Budget, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -280,7 +280,7 @@ def test_a_failed_attach_leaves_no_trace(budget: Budget, monkeypatch: pytest.Mon
     with monkeypatch.context() as patch:
         patch.setattr(module, "make", fail)
         with pytest.raises(OSError):
-            budget.treasury.attach(77, 5, 0, 0.0)
+            budget.allocator.attach(77, 5, 0, 0.0)
     assert budget.cell(0, L.PID) == 0
     budget.settle()
     assert budget.attach() == 0
@@ -288,9 +288,9 @@ def test_a_failed_attach_leaves_no_trace(budget: Budget, monkeypatch: pytest.Mon
 
 def test_who_leaves_frees_all_it_had(budget: Budget) -> None:
     gone, taker = budget.worker(3, in_use=3), budget.attach()
-    fds = budget.treasury.semaphores[gone].fds[:]
-    budget.treasury.leave(gone)
-    assert not any(budget.ledger.cells[budget.ledger.row(gone) : budget.ledger.row(gone + 1)])
+    fds = budget.allocator.semaphores[gone].fds[:]
+    budget.allocator.leave(gone)
+    assert not any(budget.ledger.cells[budget.ledger.offset(gone) : budget.ledger.offset(gone + 1)])
     for fd in fds:
         with pytest.raises(OSError):
             os.fstat(fd)
@@ -310,11 +310,11 @@ def test_each_fact_reaches_the_account_under_its_name(budget: Budget) -> None:
     names = ("held", "in_use", "moving", "closing", "waiting", "since", "ripe_at", "idle_since", "warm", "cost")
     times = {"since", "ripe_at", "idle_since", "cost"}
     for number, name in enumerate(names, 2):
-        cell = budget.ledger.row(member) + getattr(L, name.upper())
+        cell = budget.ledger.offset(member) + getattr(L, name.upper())
         budget.ledger.cells[cell] = number * (10**9 if name in times else 1)
     budget.rang.add(member)
     budget.settle()
-    account = budget.treasury.books.accounts[member]
+    account = budget.allocator.books.accounts[member]
     assert [getattr(account, name) for name in names] == list(range(2, 12))
 
 
@@ -362,17 +362,17 @@ def test_settling_ends_and_never_exceeds_whatever_members_claim(rounds: list[tup
         members = [budget.attach() for _ in range(4)]
         for reports, takers in rounds:
             for member, facts in zip(members, reports, strict=True):
-                start = budget.ledger.row(member) + L.HELD
+                start = budget.ledger.offset(member) + L.HELD
                 for cell, value in enumerate(facts, start):
                     budget.ledger.cells[cell] = value
                 budget.rang.add(member)
             budget.settle()
-            watched = budget.treasury.semaphores.values()
+            watched = budget.allocator.semaphores.values()
             assert sum(each.out for each in watched) <= 6  # type: ignore[attr-defined]
             assert [each.out for each in watched] == budget.credits()  # type: ignore[attr-defined]
             for member in members:
                 if takers >> member & 1:
-                    budget.treasury.semaphores[member].real.take()  # type: ignore[attr-defined]
+                    budget.allocator.semaphores[member].real.take()  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("value", [2**62, 2**63 - 1, -1, -(2**63)])
@@ -382,14 +382,14 @@ def test_a_corrupt_row_costs_next_to_nothing(
     budget: Budget, cells: tuple[int, ...], value: int, returned: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While another member wants more than there is: the row is looked at again, and not all the time."""
-    plans, plan = [], budget.treasury.books.plan
-    monkeypatch.setattr(budget.treasury.books, "plan", lambda now: (plans.append(now), plan(now))[1])
+    plans, plan = [], budget.allocator.policy.plan
+    monkeypatch.setattr(budget.allocator.policy, "plan", lambda now: (plans.append(now), plan(now))[1])
     corrupt, taker = budget.worker(2, in_use=2), budget.attach()
     if returned:
-        budget.treasury.awaits(corrupt)
-        budget.treasury.declare(corrupt, 2, 100.0)
+        budget.allocator.awaits(corrupt)
+        budget.allocator.declare(corrupt, 2, 100.0)
     for cell in cells:
-        budget.ledger.cells[budget.ledger.row(corrupt) + cell] = value
+        budget.ledger.cells[budget.ledger.offset(corrupt) + cell] = value
     budget.rang.add(corrupt)
     budget.report(taker, waiting=4)
     now, until = 100.0, 101.0

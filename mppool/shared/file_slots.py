@@ -12,33 +12,33 @@ import os
 from mppool.shared import paths
 from mppool.shared.descriptors import Lost, Owned
 
-__all__ = ["Turn", "Turns"]
+__all__ = ["FileSlot", "FileSlots"]
 
 
-class Turn:
+class FileSlot:
     """One turn, until it is given back.
 
     Args:
-        turns: whose it is; None: one of any number.
+        slots: whose it is; None: one of any number.
         file: the locked one.
     """
 
-    __slots__ = ("_file", "_turns")
+    __slots__ = ("_file", "_slots")
 
-    def __init__(self, turns: Turns | None = None, file: Owned | None = None) -> None:
-        self._turns, self._file = turns, file
+    def __init__(self, slots: FileSlots | None = None, file: Owned | None = None) -> None:
+        self._slots, self._file = slots, file
 
     def give_back(self) -> None:
         """Only once."""
-        if self._turns is not None and self._file is not None:
+        if self._slots is not None and self._file is not None:
             try:
                 fcntl.flock(self._file.use(), fcntl.LOCK_UN)  # a child forked in the meantime has a copy
             except Lost:
                 pass  # other code of this process has closed it, which unlocks it
-            self._turns.close(self._file)
+            self._slots.close(self._file)
 
 
-class Turns:
+class FileSlots:
     """One process's way to the turns.
 
     Args:
@@ -46,11 +46,11 @@ class Turns:
         what: what their names begin with.
     """
 
-    def __init__(self, folder: str, what: str = paths.TURN) -> None:
+    def __init__(self, folder: str, what: str = paths.FILE_SLOT) -> None:
         self._folder, self._what = folder, what
         self._files: set[Owned] = set()
 
-    def take(self, count: int) -> Turn | None:
+    def take(self, count: int) -> FileSlot | None:
         """A turn of ``count``; None: all are taken. Raises: OSError: the folder is gone."""
         for number in range(count):
             path = os.path.join(self._folder, f"{self._what}{number}")
@@ -64,7 +64,7 @@ class Turns:
                 if not isinstance(error, BlockingIOError):
                     raise
             else:
-                return Turn(self, file)
+                return FileSlot(self, file)
         return None
 
     def close(self, file: Owned) -> None:

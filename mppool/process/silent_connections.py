@@ -23,7 +23,7 @@ from mppool.database.connection.backends import Lost
 from mppool.database.connection.opening import open_link
 from mppool.settings import PoolSettings
 from mppool.shared import paths
-from mppool.shared.turns import Turns
+from mppool.shared.file_slots import FileSlots
 
 if TYPE_CHECKING:
     from mppool.core.pool import Slot
@@ -56,7 +56,7 @@ class _Asker(Waiter):
         return self._woken.wait(timeout)
 
 
-class Silence:
+class SilentConnections:
     """What one local pool does about it. Any thread; one asks for all."""
 
     def __init__(self, pool: LocalPool) -> None:
@@ -144,7 +144,7 @@ class Silence:
     def _one_more(self) -> Iterator[Link | None]:
         """A connection beside those that are silent, if these are all that there are."""
         pool = self._pool
-        turn = Turns(paths.folder(pool.name), paths.ASKING).take(1) if pool.agent.nobody_served() else None
+        turn = FileSlots(paths.folder(pool.name), paths.ASKING).take(1) if pool.agent.nobody_served() else None
         if turn is None:
             yield None
             return

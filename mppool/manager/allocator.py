@@ -1,4 +1,4 @@
-"""The treasury: the only place where permits move.
+"""The allocator: the only place where permits move.
 
 It has the books plan by what members report in the ledger, and carries out the plan on ledger and semaphores.
 Stores are ordered so that a manager killed between two of them leaves a permit unused, never two of one: a grant
@@ -12,8 +12,9 @@ from __future__ import annotations
 
 from heapq import heappop, heappush
 
-from mppool.core.bells import Orders, must_tell, overlooked
 from mppool.core.books import Books
+from mppool.core.notifications import Orders, must_tell, overlooked
+from mppool.core.policy import Policy
 from mppool.shared import ledger as L
 from mppool.shared.semaphore import EventSemaphore, make
 
@@ -21,10 +22,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from mppool.core.accounts import Account
-    from mppool.core.books import Plan
+    from mppool.core.accounts import Facts
+    from mppool.core.policy import Plan
 
-_NOBODY = -1  # a start that no process has
 _NS = 1e9
 _LATE = 1.0  # seconds that a time may be later than ours: it was read after we looked at the clock
 
@@ -46,16 +46,15 @@ class Reports:
         self.rows = 0
         self.now = float("inf")
 
-    def read(self, member: int, account: Account) -> None:
+    def read(self, member: int) -> Facts:
         facts = self._ledger.facts(member)
-        if min(facts) < 0:  # a row is its member's to write: nonsense there must not keep us busy for ever
+        if min(facts) < 0:  # the member may write nonsense there, which must not keep the manager busy for ever
             facts = [max(0, fact) for fact in facts]
-        account.held, account.in_use, account.moving, account.closing, account.waiting = facts[:5]
-        since, ripe_at, idle_since, account.warm, cost = facts[5:]
-        account.since, account.ripe_at, account.idle_since = since / _NS, ripe_at / _NS, idle_since / _NS
-        if account.idle_since > self.now + _LATE:
-            account.idle_since = 0.0
-        account.cost = cost / _NS
+        held, in_use, moving, closing, waiting, since, ripe_at, idle_since, warm, cost = facts
+        idle_at = idle_since / _NS
+        if idle_at > self.now + _LATE:
+            idle_at = 0.0
+        return held, in_use, moving, closing, waiting, since / _NS, ripe_at / _NS, idle_at, warm, cost / _NS
 
     def idle(self) -> list[tuple[float, int]]:
         latest = (self.now + _LATE) * _NS
@@ -72,7 +71,7 @@ class Reports:
         return self._ledger.column(cell, self.rows)
 
 
-class Treasury:
+class Allocator:
     """Books, ledger and semaphores of one budget.
 
     Args:
@@ -85,7 +84,8 @@ class Treasury:
     def __init__(self, ledger: L.Ledger, max_size: int, bell: Callable[[int], None], processors: float = 2.0) -> None:
         self.ledger = ledger
         self._reports = Reports(ledger)
-        self.books = Books(max_size, self._reports, processors)
+        self.books = Books(max_size, self._reports)
+        self.policy = Policy(self.books, processors)
         self.semaphores: dict[int, EventSemaphore] = {}
         self.undeclared: set[int] = set()  # accounts of which only the predecessor knew what was held
         # Those of them that have not come yet: by pid, start and token.
@@ -93,8 +93,9 @@ class Treasury:
         self._unused_rows: list[int] = []  # a heap of rows that members have left; below those never used
         self._told: dict[int, Orders | None] = {}  # None: a member may still go by what the predecessor had written
         self._bell = bell
-        ledger.cells[L.H_MAX_SIZE] = max_size
-        ledger.cells[L.H_HUNGRY] = ledger.cells[L.H_TELLING] = 0
+        header = ledger.header
+        header.max_size = max_size
+        header.short = header.telling = 0
 
     # -- members come and go ---------------------------------------------------------------------------------
 
@@ -104,11 +105,10 @@ class Treasury:
         for skipped in range(self._reports.rows, row):
             heappush(self._unused_rows, skipped)
         self._reports.rows = max(self._reports.rows, row + 1)
-        self.books.inherit(row, self.ledger.cells[self.ledger.row(row) + L.CREDIT], now)
+        self.books.inherit(row, self.ledger.row(row).credit, now)
         self.undeclared.add(row)
         self._told[row] = None
-        at, cells = self.ledger.row(row), self.ledger.cells
-        self._absent[cells[at + L.PID], cells[at + L.STARTED], cells[at + L.TOKEN]] = row
+        self._absent[self.ledger.row(row).key] = row
 
     def attach(self, pid: int, started: int, warm: int, now: float, token: int = 0) -> int | None:
         """Open an account, or find the one that this member had; the member's row. None: all rows are taken.
@@ -126,11 +126,7 @@ class Treasury:
         self.semaphores[row] = make()  # first: it may fail, for want of descriptors
         self._reports.rows = max(self._reports.rows, row + 1)
         self.ledger.clear(row)
-        at, cells = self.ledger.row(row), self.ledger.cells
-        cells[at + L.WARM] = warm
-        cells[at + L.STARTED] = started
-        cells[at + L.TOKEN] = token
-        cells[at + L.PID] = pid
+        self.ledger.row(row).assign(pid, started, token, warm)
         self._told[row] = Orders(0, 0, 0, False, 0.0)
         self.books.attach(row, now)
         return row
@@ -149,48 +145,34 @@ class Treasury:
     def declare(self, member: int, held: int, now: float) -> None:
         """A member that came over from the predecessor holds so many permits, and has none unused."""
         self.undeclared.discard(member)
-        self.ledger.cells[self.ledger.row(member) + L.CREDIT] = held  # before what it frees is granted to anybody
+        self.ledger.row(member).credit = held  # before what it frees is granted to anybody
         self._told[member] = None
         self.books.declare(member, held, now)
 
-    def bury(self, member: int, connections: int, now: float, busy: int | None = None) -> None:
-        """A member has ended, and its server has not yet ended so many of its connections: all else is free.
+    def retire(self, member: int, connections: int, now: float, busy: int | None = None) -> int:
+        """A member has ended, and its server has not yet ended ``connections`` of its connections: all else is free.
 
-        Its row stays until they are gone, for a successor of ours who must wait for them, too. It is nobody's: no
-        process has that start.
+        Its row stays until they are gone, so that a successor of this manager waits for them, too. No live process owns
+        the row.
 
         Args:
             connections: that may still count on the server.
             busy: as many of them may be at work; None: all.
+
+        Returns: permits that stay on its account.
         """
         self._forget(member)
-        credit = self.books.bury(member, connections, now)
-        cells, at = self.ledger.cells, self.ledger.row(member)
-        cells[at + L.STARTED] = _NOBODY
-        cells[at + L.TOKEN] = 0
-        cells[at + L.IN_USE] = credit if busy is None else min(credit, busy)
-        for cell in (*L.FACTS, L.LOST, L.TARGET, L.LIMIT, L.KNOWN):
-            if cell not in (L.HELD, L.IN_USE):
-                cells[at + cell] = 0
-        cells[at + L.HELD] = cells[at + L.CREDIT] = credit
-        cells[at + L.LEFT] = 0  # the last: until then its own word that it had nothing open counts
+        credit = self.books.retire(member, connections, now)
+        self.ledger.row(member).retire(credit, credit if busy is None else min(credit, busy))
+        return credit
 
-    def buried(self, member: int, now: float) -> None:
-        """One of them is gone."""
+    def ended(self, member: int, now: float) -> None:
+        """The server has ended one connection of a retired member."""
         left = self.books.ended(member, now)
         if left <= 0:
             self.leave(member)
             return
-        at = self.ledger.row(member)
-        for cell in (L.IN_USE, L.HELD, L.CREDIT):
-            self.ledger.cells[at + cell] = min(self.ledger.cells[at + cell], left)
-
-    @property
-    def spare(self) -> int:
-        """Permits that the living have or could have."""
-        accounts = self.books.accounts
-        frozen = sum(accounts[member].credit for member in accounts if accounts[member].frozen)
-        return self.books.max_size - frozen
+        self.ledger.row(member).shrink(left)
 
     def leave(self, member: int) -> None:
         """Close an account: everything it had is free."""
@@ -203,8 +185,7 @@ class Treasury:
     def _forget(self, member: int) -> None:
         """It will not come over from the predecessor any more, and has no semaphore."""
         self.undeclared.discard(member)
-        at, cells = self.ledger.row(member), self.ledger.cells
-        self._absent.pop((cells[at + L.PID], cells[at + L.STARTED], cells[at + L.TOKEN]), None)
+        self._absent.pop(self.ledger.row(member).key, None)
         semaphore = self.semaphores.pop(member, None)
         if semaphore is not None:
             semaphore.close()
@@ -220,9 +201,9 @@ class Treasury:
         self._reports.now = now
         for member in rang:
             if member in self.books.accounts:
-                self.books.rang(member, now)
+                self.policy.rang(member, now)
         for _ in range(ROUNDS):
-            plan = self.books.plan(now)
+            plan = self.policy.plan(now)
             again = False
             for member, permits in plan.grants:
                 again |= self._publish(member)
@@ -240,16 +221,16 @@ class Treasury:
         A member writes, then looks whether that concerns anybody; so we write, then look what was written meanwhile.
         (The look takes microseconds; so long no processor keeps a store to itself.)
         """
-        books, cells = self.books, self.ledger.cells
+        books, policy, header = self.books, self.policy, self.ledger.header
         again = False
-        hungry = books.shortage + max(0, -books.accounts.free)
-        was_hungry, was_telling = cells[L.H_HUNGRY], cells[L.H_TELLING]
-        cells[L.H_HUNGRY], cells[L.H_TELLING] = hungry, books.telling
-        cells[L.H_COST] = int(books.cost * _NS)
-        if hungry and not was_hungry:
-            again = books.search_again()  # what came free a moment ago was of no interest to anybody
-        if books.telling and not was_telling:
-            again |= books.look_again(now)
+        short = books.wants.shortage + max(0, -books.accounts.free)
+        was_short, was_telling = header.short, header.telling
+        header.short, header.telling = short, policy.telling
+        header.cost = int(policy.cost * _NS)
+        if short and not was_short:
+            again = policy.search_again()  # what came free a moment ago was of no interest to anybody
+        if policy.telling and not was_telling:
+            again |= policy.look_again(now)
         changed, books.changed = books.changed, set()
         for member in changed:
             again |= self._publish(member)
@@ -264,7 +245,7 @@ class Treasury:
                 got += 1
             if got:
                 credit = self.books.accounts[member].credit - got
-                self.ledger.cells[self.ledger.row(member) + L.CREDIT] = credit
+                self.ledger.row(member).credit = credit
                 self.books.recalled(member, got, now)
                 moved += got
             missed += permits - got
@@ -273,24 +254,16 @@ class Treasury:
     def _publish(self, member: int) -> bool:
         """Write the manager's cells of a row, and ring its member if that asks something of it. True: somebody there
         lined up a moment ago, and took it that the manager knew already."""
-        account = self.books.accounts[member]
-        if account.frozen:
+        say = self.books.orders(member)
+        if say is None:
             return False
-        cells, at = self.ledger.cells, self.ledger.row(member)
-        must_close = account.held - account.closing > account.target
-        said = self._told[member]
-        say = Orders(account.credit, account.target, account.limit, must_close, account.idle_since)
-        self._told[member] = say
-        known = min(account.demand, L.NEVER)
-        before = max(cells[at + L.KNOWN], cells[at + L.CREDIT])
-        # The credit last: who sees it raised must not see the old target beside it, take that for an order to come
-        # down, and turn away from the semaphore.
-        cells[at + L.LIMIT], cells[at + L.TARGET], cells[at + L.CREDIT] = account.limit, account.target, account.credit
-        cells[at + L.KNOWN] = known
-        waiting, in_use = max(0, cells[at + L.WAITING]), max(0, cells[at + L.IN_USE])
+        said, self._told[member] = self._told[member], say
+        row, known = self.ledger.row(member), min(self.books.accounts[member].demand, L.NEVER)
+        before = row.order(say.credit, say.target, say.limit, known)
+        waiting, in_use = row.callers()
         if must_tell(said, say, waiting > 0):
             self._bell(member)
-        if not overlooked(in_use + waiting, before, max(known, account.credit)):
+        if not overlooked(in_use + waiting, before, max(known, say.credit)):
             return False
         self.books.hear(member)
         return True

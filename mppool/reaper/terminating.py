@@ -21,8 +21,8 @@ from mppool.database.connection.backends import END, end_of, parsed, plain, sees
 from mppool.database.connection.sync_connection import PySQLXEngineSync
 from mppool.process.sync_pool import PySQLXEnginePoolSync
 from mppool.settings import BudgetSettings, PoolSettings
+from mppool.shared.endpoints import Endpoint
 from mppool.shared.messages import Channel
-from mppool.shared.places import Place
 
 __all__ = ["main"]
 
@@ -68,29 +68,29 @@ class Server:
         """Whether the server knows us by the address and port that we have here."""
         return self.here is not None and sees(self._seen, self.here)
 
-    def older(self, places: list[Place]) -> list[int]:
-        """The connections from these places that were there before ours."""
-        wanted = set(map(self._as_seen, places))
+    def older(self, endpoints: list[Endpoint]) -> list[int]:
+        """The connections from these endpoints that were there before ours."""
+        wanted = set(map(self._as_seen, endpoints))
         rows = self._connection.query_as_dict(_OLDER[self._provider])
         return [int(row["id"]) for row in rows if row["place"] and parsed(row["place"]) in wanted]
 
-    def _as_seen(self, place: Place) -> Place:
+    def _as_seen(self, endpoint: Endpoint) -> Endpoint:
         assert self.here is not None
-        address = plain(place[0])
-        return (self._seen[0] if address == self.here[0] else address), place[1]
+        address = plain(endpoint[0])
+        return (self._seen[0] if address == self.here[0] else address), endpoint[1]
 
     def end(self, connection: int) -> None:
         """End one of them. Raises: PySQLXError: it has ended just now, or is not ours to end."""
         self._connection.raw_cmd(END[self._provider].format(connection))
 
 
-def _ask(manager: Channel) -> list[Place]:
+def _ask(manager: Channel) -> list[Endpoint]:
     """What to end, now that whatever comes to be at the places that are named is younger than we are: see
-    `mppool.manager.ending`. Raises: OSError: the manager does not answer."""
+    `mppool.reaper.launching`. Raises: OSError: the manager does not answer."""
     manager.send({"ready": True})
     while select.select([manager], [], [], ANSWER)[0] and (heard := manager.receive()) is not None:
         for message in heard[0]:
-            return [(str(address), int(port)) for address, port in message["places"]]
+            return [(str(address), int(port)) for address, port in message["endpoints"]]
     raise TimeoutError("the manager does not answer")
 
 

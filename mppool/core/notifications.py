@@ -4,10 +4,10 @@ Both sides publish in the ledger and read there. Neither polls the other, so who
 waits for must ring. Each side first writes its own cells, then reads the other's, and then decides: of two sides that
 do so at the same time, at least one sees what the other wrote. Hence the rules:
 
-    member   It writes its facts, then reads what the manager knows (`known`), gave (`credit`) and waits for (`hungry`,
+    member   It writes its facts, then reads what the manager knows (`known`), gave (`credit`) and waits for (`short`,
              `telling`).
     manager  It reads facts, writes orders, then looks once more at the facts of the members to which it wrote something
-             new, and at all of them when it begins to wait for something (`hungry` or `telling` goes up).
+             new, and at all of them when it begins to wait for something (`short` or `telling` goes up).
 
 A bell that rings in vain costs a few microseconds. A bell that does not ring leaves a caller waiting for ever.
 """
@@ -38,7 +38,7 @@ def spares(demand: int, held: int, known: int, credit: int) -> bool:
     return demand < known and max(demand, held) < credit
 
 
-# A permit that was put back, or is spared, is told of while `hungry`; a connection that is the first to become idle
+# A permit that was put back, or is spared, is told of while `short`; a connection that is the first to become idle
 # while `telling`.
 
 # -- the manager, after it has written a member's orders -----------------------------------------------------

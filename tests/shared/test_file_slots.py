@@ -8,7 +8,7 @@ import signal
 import pytest
 
 from mppool.shared import paths
-from mppool.shared.turns import Turns
+from mppool.shared.file_slots import FileSlots
 from tests.waiting import Whistle, forked, until
 
 
@@ -25,7 +25,7 @@ def cleared(folder: str) -> object:
 
 
 def test_no_more_than_there_are(folder: str) -> None:
-    mine, theirs = Turns(folder), Turns(folder)
+    mine, theirs = FileSlots(folder), FileSlots(folder)
     first, second = mine.take(2), theirs.take(2)
     assert first is not None
     assert second is not None
@@ -36,15 +36,17 @@ def test_no_more_than_there_are(folder: str) -> None:
     assert third is not None
     first.give_back()
     third.give_back()
-    assert sorted(os.listdir(folder)) == [f"{paths.TURN}0", f"{paths.TURN}1"], "no more files than were needed"
+    assert sorted(os.listdir(folder)) == [f"{paths.FILE_SLOT}0", f"{paths.FILE_SLOT}1"], (
+        "no more files than were needed"
+    )
 
 
 def test_one_process_after_another_gets_none_while_it_is_taken(folder: str) -> None:
-    turn = Turns(folder).take(1)
+    turn = FileSlots(folder).take(1)
     assert turn is not None
 
     def none() -> None:
-        assert Turns(folder).take(1) is None
+        assert FileSlots(folder).take(1) is None
 
     with forked(none) as child:
         child.join()
@@ -54,14 +56,14 @@ def test_one_process_after_another_gets_none_while_it_is_taken(folder: str) -> N
 
 def test_a_turn_comes_free_when_its_process_is_killed(folder: str) -> None:
     def take_and_stay() -> None:
-        turn = Turns(folder).take(1)
+        turn = FileSlots(folder).take(1)
         assert turn is not None
         taken.blow()
         signal.pause()
 
     with Whistle() as taken, forked(take_and_stay) as child:
         taken.wait()
-        turns = Turns(folder)
+        turns = FileSlots(folder)
         assert turns.take(1) is None
         child.kill()
         turn = until(lambda: turns.take(1))
@@ -71,7 +73,7 @@ def test_a_turn_comes_free_when_its_process_is_killed(folder: str) -> None:
 @pytest.mark.parametrize("knows", [True, False])
 def test_a_child_forked_meanwhile_keeps_nothing_taken(folder: str, knows: bool) -> None:
     """Neither one that gives its copies up, nor one that does not know of them."""
-    turns = Turns(folder)
+    turns = FileSlots(folder)
     turn = turns.take(1)
     assert turn is not None
 
@@ -84,9 +86,9 @@ def test_a_child_forked_meanwhile_keeps_nothing_taken(folder: str, knows: bool) 
 
     with Whistle() as ready, Whistle() as over, forked(child) as other:
         ready.wait()
-        assert Turns(folder).take(1) is None, "a child's copy must not unlock the parent's"
+        assert FileSlots(folder).take(1) is None, "a child's copy must not unlock the parent's"
         turn.give_back()
-        again = Turns(folder).take(1)
+        again = FileSlots(folder).take(1)
         assert again is not None
         again.give_back()
         over.blow()
@@ -94,14 +96,14 @@ def test_a_child_forked_meanwhile_keeps_nothing_taken(folder: str, knows: bool) 
 
 
 def test_a_folder_that_is_gone(folder: str) -> None:
-    turns = Turns(os.path.join(folder, "gone"))
+    turns = FileSlots(os.path.join(folder, "gone"))
     with pytest.raises(OSError):
         turns.take(3)
 
 
 def test_a_link_laid_in_the_way_is_refused(folder: str, tmp_path: os.PathLike[str]) -> None:
     target = os.path.join(tmp_path, "precious")
-    os.symlink(target, os.path.join(folder, f"{paths.TURN}0"))
+    os.symlink(target, os.path.join(folder, f"{paths.FILE_SLOT}0"))
     with pytest.raises(OSError):
-        Turns(folder).take(1)
+        FileSlots(folder).take(1)
     assert not os.path.exists(target)

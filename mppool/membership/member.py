@@ -13,7 +13,7 @@ import sys
 from typing import Any
 
 from mppool import errors
-from mppool.manager.launcher import enter
+from mppool.membership.launcher import enter
 from mppool.settings import BudgetSettings
 from mppool.shared import ledger as L
 from mppool.shared import messages
@@ -82,7 +82,8 @@ class Member:
         except BaseException:
             self._get_up()
             raise
-        self.at = self.ledger.row(answer["row"])
+        self.row = self.ledger.row(answer["row"])
+        self.at = self.ledger.offset(answer["row"])  # and of its first cell
         self.undeclared: bool = answer["declare"]  # the manager waits to be told what is held
 
     def _sit(self, folder: str) -> None:
@@ -100,7 +101,7 @@ class Member:
         book, *fds = self.channel.claim_fds(1 + count)
         try:
             ledger = L.Ledger(book)
-            if ledger.cells[L.H_MAGIC] != L.MAGIC:
+            if ledger.header.magic != L.MAGIC:
                 ledger.close()
                 raise errors.ManagerUnavailableError(f"budget {name!r} is run by another version of mppool")
             return ledger, adopt(fds)
@@ -147,7 +148,7 @@ class Member:
     def leave(self) -> None:
         """Give up the seat: end of file is how the manager learns of it, also where a forked copy is still open; a
         successor that is to come finds it in the ledger."""
-        self.cells[self.at + L.LEFT] = 1
+        self.row.left = 1
         self.channel.hang_up()
         self.abandon()
 
