@@ -18,16 +18,14 @@ from typing import TYPE_CHECKING, Any
 from mppool import errors
 from mppool.core.backoff import Backoff
 from mppool.core.pool import Slot
-from mppool.database.connection.error_classes import is_full
-from mppool.database.connection.opening import open_link
 from mppool.database.connection.sync_connection import PySQLXEngineSync
+from mppool.database.contract import is_full, open_link
 from mppool.process.executor import Executor
 from mppool.process.silent_connections import AFTER, SilentConnections
 from mppool.shared.file_slots import FileSlot
 
 if TYPE_CHECKING:
-    from mppool.database.connection.backends import Lost
-    from mppool.database.connection.link import Link
+    from mppool.database.contract import Link, Lost
     from mppool.process.local import LocalPool
 
 logger = logging.getLogger("mppool.pool")

@@ -31,8 +31,7 @@ from typing import Any
 
 from mppool import errors
 from mppool.core.pool import Close, PoolMachine, Serve, Slot, Tend, Waiter
-from mppool.database.connection.error_classes import Trust
-from mppool.database.runtime.exit_guard import block_if_exiting
+from mppool.database.contract import Trust, block_if_exiting
 from mppool.process.agent import Agent
 from mppool.process.connector import Connector
 from mppool.process.lease import faces

@@ -20,7 +20,7 @@ def blocking(conn: PySQLXEngineSync) -> None:
 
 
 async def awaited(conn: PySQLXEngine) -> None:
-    (await conn.query("SELECT 1")).a  # wrong
+    print((await conn.query("SELECT 1")).a)  # wrong
     await conn.query_first("SELECT 1", model=Plain)  # wrong
     async with conn.transaction("Serializable", True):  # wrong
         pass

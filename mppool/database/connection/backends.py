@@ -131,11 +131,11 @@ async def introduce(link: Link) -> tuple[Name, Place] | None:
     return row and (Name(int(row["id"]), str(row["server"])), parsed(row["place"]))
 
 
-def ended(link: Link, lost: Iterable[Lost]) -> set[Lost]:
+def ended(link: Any, lost: Iterable[Lost]) -> set[Lost]:
     """Those that the server does not have any more, or ends now. Blocks; any thread.
 
     Args:
-        link: a connection to the same server, to ask it over.
+        link: a `Link` to the same server, to ask it over.
         lost: of the same database.
     """
     server = _Server(link)
