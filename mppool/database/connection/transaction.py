@@ -1,7 +1,7 @@
-"""Transactions: the calls, and ``with`` blocks that commit at their end, roll back when an exception leaves them, and
-are savepoints inside one another. The blocks' semantics are psycopg's.
+"""Transactions: the calls, and ``with`` blocks. A block commits at its end, rolls back when an exception leaves it, and
+is a savepoint inside another block. The semantics are psycopg's.
 
-The calls are written once, as coroutines that await only the core; the two kinds of block differ in how they wait.
+The calls are written once, as coroutines that await only the driver. The two kinds of block differ in how they wait.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ async def begin(link: Link, isolation_level: str | None, immediate: bool) -> Non
     if isolation_level is not None:
         isolation_level = _level(isolation_level)
         if isolation_level not in _KNOWN[link.provider]:
-            # the core would open the transaction first and complain then
+            # the driver would begin the transaction first, and raise afterwards
             message = f"{link.provider} does not know the isolation level {isolation_level}"
             raise errors.StartTransactionError("0", message)
     before = link.transaction_begins()

@@ -18,11 +18,11 @@ POSTGRESQL_LIMIT = 65_535  # the server numbers no more
 
 
 def build(driver: Driver, provider: str, parsed: Parsed, sql: str, parameters: dict[str, Any] | None) -> Any:
-    """The core's statement object, with every parameter checked and bound by its Python type.
+    """The driver's statement object, with every parameter checked and bound by its Python type.
 
     Raises:
         TypeError: ``parameters`` is not a dict with names as keys.
-        ValueError: the statement has more placeholders than the core can number, or lone surrogates.
+        ValueError: the statement has more placeholders than the driver can number, or lone surrogates.
         ParameterInvalidValueError: a parameter is missing, not in the statement, or would not arrive unchanged.
         ParameterInvalidProviderError: this database does not know its type.
     """
@@ -39,7 +39,7 @@ def build(driver: Driver, provider: str, parsed: Parsed, sql: str, parameters: d
 
 
 def check_names(provider: str, parsed: Parsed, parameters: dict[str, Any]) -> None:
-    """Are these the statement's parameters, no more and no less? Raises as `build`."""
+    """Check that these are exactly the statement's parameters. Raises: as `build`."""
     if not isinstance(parameters, dict):
         raise TypeError(f"parameters must be a dict, not {type(parameters).__name__}")
     if provider == "postgresql" and parsed.count > POSTGRESQL_LIMIT:
@@ -62,13 +62,13 @@ def check_names(provider: str, parsed: Parsed, parameters: dict[str, Any]) -> No
 
 
 def make(driver: Driver, provider: str, sql: str, values: dict[str, Any] | None) -> Any:
-    """The core's statement object, of keys and values that it can take."""
+    """The driver's statement object, of a text and values that have been checked."""
     try:
         return driver.Statement(provider=provider, sql=sql, params=values)
     except UnicodeEncodeError:
         raise ValueError("sql must not contain lone surrogates") from None
     except BaseException as error:
         if isinstance(error, driver.InvalidParameter) or is_panic(error):
-            # Our checks let something through: it must not become a crash of the caller's.
+            # our checks have missed something: the caller must get an error, not a panic
             raise errors.QueryError("PANIC", f"the driver cannot take this statement: {error}") from None
         raise

@@ -74,9 +74,9 @@ class Parsed:
         names: the distinct placeholders, in order of first appearance; ``unique``: the same as a set.
         count: placeholders, repeated ones each time.
         pieces: the text between placeholders, and the name of each: text, name, text, …, text.
-        transaction: True: it leaves a transaction open; False: it ends one; None: neither.
-        shield: on MySQL, what must stand before the text, see `_shield`.
-        unclear: on MySQL, it may leave one open unseen (a procedure) or turn autocommit off.
+        transaction: True: the statement leaves a transaction open; False: it ends one; None: neither.
+        shield: on MySQL, the prefix that the text needs; see `_shield`.
+        unclear: on MySQL, the statement may leave one open unseen (a procedure), or turn autocommit off.
     """
 
     __slots__ = ("_doubled", "_keyed", "count", "names", "pieces", "shield", "transaction", "unclear", "unique")
@@ -102,7 +102,7 @@ class Parsed:
         return self._keyed
 
     def doubled(self, names: frozenset[str]) -> str:
-        """The keyed text in which these are doubles: they are bound as decimals, which MySQL reads as text."""
+        """The keyed text where these names are doubles: they are bound as decimals, which MySQL reads as text."""
         text = self._doubled.get(names)
         if text is None:
             keys = self.keyed()[1]
@@ -113,7 +113,7 @@ class Parsed:
         return text
 
     def keys(self, count: int, more: str = "") -> list[str]:
-        """Keys of equal length for so many placeholders, such as occur neither in the text nor in ``more``."""
+        """``count`` keys of equal length that occur neither in the text nor in ``more``."""
         text = "".join(self.pieces[::2]) + more
         prefix = "mp"
         while f":{prefix}" in text:
@@ -122,7 +122,7 @@ class Parsed:
         return [f"{prefix}{number:0{width}d}" for number in range(count)]
 
     def with_marks(self, marks: list[str]) -> str:
-        """The text with a mark for each placeholder, repeated ones each time, kept apart from a name before it."""
+        """The text with these marks for the placeholders (one for each occurrence), separated from a name before them."""
         parts = list(self.pieces)
         for index, mark in enumerate(marks):
             parts[2 * index + 1] = f" {mark}" if _JOINS.match(parts[2 * index][-1:]) else mark
@@ -134,7 +134,7 @@ class Parsed:
 
 
 def parse(provider: str, sql: str) -> Parsed:
-    """Read a statement; the last thousand are remembered.
+    """Read a statement; the results for the last 1024 are remembered.
 
     Raises:
         TypeError: ``sql`` is not a str.
@@ -190,10 +190,10 @@ _remembered = lru_cache(maxsize=1024)(_parse)
 
 
 def _shield(text: str) -> str | None:
-    """What to write before MySQL's text so that its driver finds no names of its own in it; None: nothing helps.
+    """A prefix for a text to MySQL in which the driver would find names of its own; None: no prefix helps.
 
-    The driver replaces ``:name`` by ``?`` wherever it takes it to be outside quotes, and knows neither comments nor
-    backticks nor that a backslash may itself be escaped. A quote in a comment makes it skip all up to the next one.
+    The driver replaces ``:name`` by ``?`` where it thinks that it is outside quotes. It knows neither comments nor
+    backticks nor escaped backslashes. A quote in a comment makes it skip everything up to the next quote.
     """
     for prefix in ("", '/*"*/', "/*'*/"):
         if all(seen["name"] is None for seen in _DRIVER.finditer(prefix + text)):
@@ -209,13 +209,13 @@ def _transaction(provider: str, heads: list[list[str]]) -> bool | None:
             continue
         first, second = words[0], words[1] if len(words) > 1 else ""
         if first == "CREATE" and not _ROUTINES.isdisjoint(words):
-            in_routine = True  # what follows may be its body, whose END is no transaction's
+            in_routine = True  # its body may follow, whose END does not end a transaction
         if first in ("BEGIN", "START"):
             if (first == "BEGIN" and second != "NOT") or second == "TRANSACTION":
                 state = True
         elif first == "SAVEPOINT":
             if provider == "sqlite":
-                state = True  # there it begins a transaction when none is open
+                state = True  # on SQLite it begins a transaction when none is open
         elif first in ("COMMIT", "ROLLBACK", "END", "ABORT") and not in_routine:
             if second == "PREPARED" or "TO" in words[1:3] or (first in ("END", "ABORT") and provider == "mysql"):
                 continue
