@@ -1,5 +1,5 @@
-"""Binding parameters. On PostgreSQL the server is asked once which types a statement's placeholders have, and each value
-is bound as exactly that type.
+"""Binding parameters. On PostgreSQL the server is asked once which types a statement's placeholders have, and each
+value is bound as exactly that type.
 
 The answer (a `_Plan`) is kept while the process lives, for the last 1024 statements. A change of the schema can make
 it wrong. Every placeholder is sent with an explicit cast, so a wrong plan leads to the server's ordinary conversion or

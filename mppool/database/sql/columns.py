@@ -107,7 +107,7 @@ def _might_be(left: str, names: Names) -> bool:
 
 
 def in_order(names: Names | None, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The same rows with their keys arranged. The list is reused, and each old row is freed when its new one is made."""
+    """The same rows with their keys arranged. The list is reused; each old row is freed when its new one is made."""
     if rows and len(rows[0]) > 1:
         order = dict.fromkeys(arranged(names, rows[0]))
         for index, row in enumerate(rows):

@@ -122,7 +122,7 @@ class Parsed:
         return [f"{prefix}{number:0{width}d}" for number in range(count)]
 
     def with_marks(self, marks: list[str]) -> str:
-        """The text with these marks for the placeholders (one for each occurrence), separated from a name before them."""
+        """The text with a mark for each occurrence of a placeholder, separated from a name before it."""
         parts = list(self.pieces)
         for index, mark in enumerate(marks):
             parts[2 * index + 1] = f" {mark}" if _JOINS.match(parts[2 * index][-1:]) else mark
