@@ -15,13 +15,15 @@ import stat
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from time import monotonic
+from time import monotonic, sleep
 
 from mppool.shared.descriptors import Lost, Owned, OwnedSocket, never_close, told, unlike_any
+from mppool.shared.tcp_state import peer_ended
 
 __all__ = ["Endings", "Twin", "Watch", "is_open", "keep_alive", "lent", "local_port", "shut_down"]
 
 _WATCHED = re.compile(r"tfd:\s*(\d+)\s+events:\s*([0-9a-f]+).*?ino:\s*([0-9a-f]+)")
+LOOK_EVERY = 0.01  # seconds
 _EDGE_TRIGGERED = 1 << 31  # the driver's runtime asks for it, asyncio and uvloop do not
 
 Descriptor = tuple[int, int]  # number, inode
@@ -140,7 +142,9 @@ class Twin:
             poll.register(self._socket.use(), select.POLLIN)
             while (left := deadline - monotonic()) > 0:
                 if poll.poll(left * 1000) and not self._socket.use().recv(65536):
-                    return True
+                    if peer_ended(self._socket.use()):
+                        return True
+                    sleep(min(left, LOOK_EVERY))  # our side is shut down for reading: nothing tells of the server's
         except OSError:
             return True  # it was reset, or closed from outside
         return False
