@@ -135,8 +135,7 @@ class Link(LinkState):
     def _judge(self, error: BaseException) -> errors.PySQLXError | None:
         if isinstance(error, self.driver.Error):
             code, message, kind = error.code(), error.message(), error.error()  # type: ignore[attr-defined]
-            self.failed = True
-            self.distrust(classify(self.provider, code, message))
+            self.call_failed(classify(self.provider, code, message))
             if self.conn is not None and not self.conn.is_healthy():
                 self.distrust()
             return _KINDS.get(kind, errors.QueryError)(code, scrub(message, self.database))

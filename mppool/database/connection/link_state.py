@@ -68,6 +68,11 @@ class LinkState:
         if trust > self.trust:
             self.trust = trust
 
+    def call_failed(self, trust: Trust) -> None:
+        """The database has answered a call with an error that leaves the connection this much trust."""
+        self.failed = True
+        self.distrust(trust)
+
     def passed_check(self) -> None:
         """The database has answered: a suspect connection is good again."""
         if self.trust is Trust.SUSPECT:
