@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from mppool import errors, scope
 from mppool.database.statements import lexer
@@ -24,7 +24,10 @@ from mppool.shared.messages import Channel
 from mppool.stats import BudgetStats, MemberStats
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
     from mppool.integrations.jobs import Jobs
+    from mppool.process.options import PoolOptions
 
 
 class PoolManager:
@@ -164,24 +167,35 @@ class PoolManager:
 
     # -- handles ---------------------------------------------------------------------------------------------
 
-    def pool(self, min_size: int = 0, **settings: Any) -> PySQLXEnginePoolSync:
-        """A sync handle. It attaches on first use, in whichever process that is; ``start()`` does it at once.
+    def pool(self, min_size: int = 0, **settings: Unpack[PoolOptions]) -> PySQLXEnginePoolSync:
+        """A sync handle. It attaches on first use, in whichever process that is; ``start()`` attaches at once.
 
         Args:
-            min_size: connections each process keeps warm.
-            settings: as `PySQLXEnginePoolSync` takes them, from ``conn_timeout`` on.
+            min_size: connections that each process keeps warm; 0 to ``max_size``.
+            settings: keyword arguments of `PySQLXEnginePoolSync` that a handle may choose for itself, with the same
+                units and defaults: ``conn_timeout``, ``keep_alive``, ``check_interval``, ``monitor_batch_size``,
+                ``max_idle``, ``max_waiting``, ``connect_timeout``, ``connect_concurrency``, ``configure``, ``check``,
+                ``reset``.
 
-        Raises: TypeError, ValueError: a parameter is not what it should be; PoolClosedError after `stop`.
+        Raises: TypeError, ValueError: a parameter is not what it should be. PoolClosedError: the manager is stopped.
         """
         handle: PySQLXEnginePoolSync = self._handle(PySQLXEnginePoolSync, "pool", min_size, settings)
         return handle
 
-    def async_pool(self, min_size: int = 0, **settings: Any) -> PySQLXEnginePool:
-        """An async handle; see `pool`."""
+    def async_pool(self, min_size: int = 0, **settings: Unpack[PoolOptions]) -> PySQLXEnginePool:
+        """An async handle. It attaches on first use, in whichever process that is; ``await start()`` attaches at once.
+
+        Args:
+            min_size: connections that each process keeps warm; 0 to ``max_size``.
+            settings: the same keyword arguments as those of `pool`. The hooks ``configure``, ``check`` and ``reset``
+                are plain functions here, too: they run on the pool's threads.
+
+        Raises: TypeError, ValueError: a parameter is not what it should be. PoolClosedError: the manager is stopped.
+        """
         handle: PySQLXEnginePool = self._handle(PySQLXEnginePool, "async_pool", min_size, settings)
         return handle
 
-    def _handle(self, cls: type[Handle], method: str, min_size: int, settings: dict[str, Any]) -> Any:
+    def _handle(self, cls: type[Handle], method: str, min_size: int, settings: PoolOptions) -> Any:
         if self._stopped:
             raise errors.PoolClosedError(f"manager {self._name!r} is stopped")
         known = [name for name in PoolSettings.__annotations__ if name != "min_size"]
@@ -191,21 +205,28 @@ class PoolManager:
         return handle
 
     def jobs(
-        self, processes: int | None = None, *, start_method: str | None = None, min_size: int = 0, **settings: Any
+        self,
+        processes: int | None = None,
+        *,
+        start_method: Literal["fork", "spawn", "forkserver"] | None = None,
+        min_size: int = 0,
+        **settings: Unpack[PoolOptions],
     ) -> Jobs:
         """Worker processes that have a sync handle ready, for `map` and its kind over functions, lambdas and closures.
 
         Args:
-            processes: how many; None: one a processor.
-            start_method: "fork", "spawn" or "forkserver"; None: the platform's.
+            processes: the number of workers, 1 or more; None: one for each processor.
+            start_method: how the workers are started; None: the platform's default.
             min_size, settings: of the workers' handle, as `pool` takes them.
 
         Returns: the workers, all of them attached; use it as a context manager. A job uses the handle that its closure
             brings along, or `mppool.integrations.jobs.current_pool()`; both have the same connections.
 
-        Raises: TypeError, ValueError; ConnectError and the like: a worker could not attach.
+        Raises: TypeError, ValueError: a parameter is not what it should be. PoolClosedError: the manager is stopped.
+            ConnectError and what else ``start()`` raises: a worker could not attach. WorkerDiedError: one was killed
+            while it started.
         """
-        made: Jobs = late("mppool.integrations.jobs").Jobs(self, processes, start_method, min_size=min_size, **settings)
+        made: Jobs = late("mppool.integrations.jobs").Jobs(self.pool(min_size, **settings), processes, start_method)
         return made
 
     # -- what is told ----------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from mppool.integrations.jobs.pickling import pack, unpack
 from mppool.late import late
 
 if TYPE_CHECKING:
-    from mppool import PoolManager, PySQLXEnginePoolSync
+    from mppool import PySQLXEnginePoolSync
 
 __all__ = ["CALLS", "FUNCTION", "LEAVE", "Call", "current_pool", "work"]
 
@@ -36,14 +36,13 @@ def current_pool() -> PySQLXEnginePoolSync:
     return _pool
 
 
-def work(line: Any, manager: PoolManager, settings: dict[str, Any]) -> None:
-    """A worker's life."""
+def work(line: Any, pool: PySQLXEnginePoolSync) -> None:
+    """A worker's life: start the handle, then answer messages from the line until it is told to leave."""
     global _pool
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever started us hears of it, and ends us
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     try:
-        pool = manager.pool(**settings)
         pool.start()
     except BaseException as error:
         line.send_bytes(_failure(0, error))

@@ -22,7 +22,7 @@ from mppool.integrations.jobs.worker import Gone, Job, Unsent, Worker
 from mppool.late import late
 
 if TYPE_CHECKING:
-    from mppool import PoolManager
+    from mppool import PySQLXEnginePoolSync
 
 __all__ = ["Jobs"]
 
@@ -48,7 +48,7 @@ class Jobs:
     reaches this process alone, the workers end with its block.
     """
 
-    def __init__(self, manager: PoolManager, processes: int | None, start_method: str | None, **settings: Any) -> None:
+    def __init__(self, pool: PySQLXEnginePoolSync, processes: int | None, start_method: str | None) -> None:
         count = (os.cpu_count() or 1) if processes is None else processes
         if not isinstance(count, int) or isinstance(count, bool):
             raise TypeError(f"processes must be an int, not {count!r}")
@@ -56,11 +56,11 @@ class Jobs:
             raise ValueError(f"processes must be at least 1, not {count}")
         context = late("multiprocess").get_context(start_method)
         self._owner = os.getpid()
-        self._name = manager.name
+        self._name = pool.name
         self._lock = threading.Lock()
         self._line: SimpleQueue[Job | None] = SimpleQueue()
         self._closed = self._terminated = False
-        self._workers = [Worker(context, manager, settings) for _ in range(count)]
+        self._workers = [Worker(context, pool) for _ in range(count)]
         try:
             for worker in self._workers:
                 worker.start()
@@ -101,8 +101,9 @@ class Jobs:
 
         Args:
             chunksize: items that a worker is sent at a time; more than 1 is for many jobs of less than a millisecond.
-            progress: show a bar on stderr (needs rich), a str with that text beside it; None: if stderr is a
-                terminal and rich is installed.
+            progress: True: show progress on stderr: a bar, or a line of text where rich is not installed. A str: the
+                same, with this text beside it. False: do not. None: show a bar if stderr is a terminal and rich is
+                installed.
 
         Returns: the results, in the order of the items.
 

@@ -18,7 +18,7 @@ from mppool.integrations.jobs.pickling import pack, unpack
 from mppool.late import late
 
 if TYPE_CHECKING:
-    from mppool import PoolManager
+    from mppool import PySQLXEnginePoolSync
 
 __all__ = ["Gone", "Job", "Unsent", "Worker"]
 
@@ -76,12 +76,11 @@ class Worker:
 
     Args:
         context: of multiprocess; how it is started.
-        manager: whose pool it shall have ready.
-        settings: of its handle.
+        pool: the handle that each worker has ready; each process has its own copy.
     """
 
-    def __init__(self, context: Any, manager: PoolManager, settings: dict[str, Any]) -> None:
-        self._context, self._args = context, (manager, settings)
+    def __init__(self, context: Any, pool: PySQLXEnginePoolSync) -> None:
+        self._context, self._pool = context, pool
         self._process: Any = None
         self._line: Any = None
         self._knows = b""  # the function that was sent last
@@ -92,7 +91,7 @@ class Worker:
         self._let_go()
         with _forking:
             line, theirs = self._context.Pipe()
-            process = self._context.Process(target=work, args=(theirs, *self._args), name="mppool-job", daemon=True)
+            process = self._context.Process(target=work, args=(theirs, self._pool), name="mppool-job", daemon=True)
             with _no_interrupts(self._context.get_start_method()):
                 process.start()
             theirs.close()
