@@ -42,9 +42,9 @@ COSTLY = 20  # times as long as a look takes is the least pause before the next:
 MOURNED = 0.3
 _LOOKS = "client_connection_check_interval"  # in a uri: whether PostgreSQL looks for its client is the user's choice
 
-# Seconds until what is mourned may be over: the kernel forgets a connection at once if something had come on it that
-# its process did not live to read (it is reset). The server was idle then, or about to be, and ends it when it sees it,
-# which takes a busy host's server a while: with 0.05 s one showed a connection too many, once in some thousand kills.
+# Seconds without sight of a mourned connection until it counts as ended: the kernel forgets one at once when something
+# comes on it, or had come, that its process does not live to read (it is reset). The server was idle then, or about to
+# be, and ends it when it sees that, which takes a busy host's server a while.
 RESET = 1.0
 
 MOST = 1000  # connections that one helper is told of
@@ -93,6 +93,7 @@ class Orphans:
         self._orphans: set[Orphan] = set()
         self._mourned: list[Mourned] = []  # the oldest first
         self._look_at = self._pause = 0.0
+        self._sights: dict[int, float] = {}  # ports of connections that the kernel listed: when it last did
         self._ending = Ending(config, self._places)
 
     def __bool__(self) -> bool:
@@ -198,7 +199,7 @@ class Orphans:
             self._look_at = now + LOOK[1]  # no free descriptor: that says nothing of connections
             return
         old = [mourned for mourned in self._mourned if now >= mourned.since + RESET]
-        some = self._ended(old, ports) if ports is not None else 0
+        some = self._ended(old, ports, now) if ports is not None else 0
         for mourned in list(self._mourned):
             if now >= mourned.since + ORPHANED:
                 _say_so()
@@ -212,10 +213,12 @@ class Orphans:
         self._pause = min(LOOK[1], self._pause * 1.5)
         self._look_at = now + max(self._pause, COSTLY * (time.monotonic() - began))
 
-    def _ended(self, old: list[Mourned], ports: list[int]) -> int:
+    def _ended(self, old: list[Mourned], ports: list[int], now: float) -> int:
         """As many of those the server has ended at the least, by the ports of all that it has not."""
+        self._sights.update(dict.fromkeys(ports, now))
+        self._sights = {port: at for port, at in self._sights.items() if now < at + RESET}
         known = {orphan.place[1] for orphan in self._orphans if orphan.place is not None}
-        return max(0, sum(mourned.left for mourned in old) - sum(port not in known for port in ports))
+        return max(0, sum(mourned.left for mourned in old) - len(self._sights.keys() - known))
 
     def _let_go(self, mourned: Mourned, count: int) -> None:
         if not count:

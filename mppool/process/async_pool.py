@@ -9,7 +9,7 @@ from typing import Any
 from mppool.core.pool import Slot, Waiter
 from mppool.database.connection import _RETURNED, PySQLXEngine
 from mppool.process.handle import STOP_TIMEOUT, Handle
-from mppool.process.lease import TASKS_ONLY, Lease, misused, new
+from mppool.process.lease import TASKS_ONLY, Lease, lends, misused, new
 from mppool.settings import wait_seconds
 
 
@@ -50,11 +50,11 @@ class TaskWaiter(Waiter):
         return True
 
 
+@lends(PySQLXEngine, "async with")
 class TaskLease(Lease):
     """``async with pool.connection() as conn``."""
 
     __slots__ = ()
-    _WORD = "async with"
     __enter__ = __exit__ = misused(TASKS_ONLY)
     __await__ = misused("pool.connection() is entered, not awaited: `async with pool.connection() as conn`")
 

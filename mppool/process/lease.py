@@ -7,7 +7,8 @@ still open is rolled back in the workshop before anybody else gets the connectio
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from mppool import errors
 from mppool.core.pool import Slot, Waiter
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from mppool.process.local import LocalPool
 
 new: Any = object.__new__
+L = TypeVar("L", bound="Lease")
 
 
 def misused(advice: str) -> Any:
@@ -38,6 +40,32 @@ TASKS_ONLY = (
 )
 
 
+class _Misplaced:
+    """An attribute of a connection, looked for on a lease. ``__getattr__`` would slow every borrow down."""
+
+    def __init__(self, name: str, word: str) -> None:
+        self._name, self._word = name, word
+
+    def __get__(self, lease: object, owner: type) -> NoReturn:
+        raise AttributeError(
+            f"pool.connection() has no {self._name!r}: it is what a block borrows with, and not a connection. "
+            f"Write `{self._word} pool.connection() as conn:`, and use conn in the block"
+        )
+
+
+def lends(face: type, word: str) -> Callable[[type[L]], type[L]]:
+    """A class decorator: leases of this class lend such connections to ``word`` blocks, and say so when they are used
+    as if they were connections themselves."""
+
+    def decorate(cls: type[L]) -> type[L]:
+        for name in dir(face):
+            if not name.startswith("_") and not hasattr(cls, name):
+                setattr(cls, name, _Misplaced(name, word))
+        return cls
+
+    return decorate
+
+
 class Lease(Waiter):
     """It is in its pool's books from the moment a connection is lent to it, and can be entered once.
 
@@ -45,8 +73,6 @@ class Lease(Waiter):
     """
 
     __slots__ = ("_bell", "_face", "_handle", "_local", "_timeout")
-
-    _WORD: ClassVar[str]
 
     _handle: Handle
     _timeout: float | None
@@ -76,13 +102,6 @@ class Lease(Waiter):
     def leave_to_parent(self) -> None:
         if self._face is not None:
             self._face._leave_to_parent()
-
-    def __getattr__(self, name: str) -> Any:
-        word = type(self)._WORD
-        raise AttributeError(
-            f"pool.connection() has no {name!r}: it is what a block borrows with, and not a connection. "
-            f"Write `{word} pool.connection() as conn:`, and use conn in the block"
-        )
 
     def _not_entered(self) -> None:
         """The borrow failed, or was cancelled or interrupted: nobody will leave the block."""

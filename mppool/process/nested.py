@@ -13,6 +13,6 @@ def held_by_caller(faces: Collection[object]) -> int:
     found: set[int] = set()
     frame = sys._getframe(1)
     while frame is not None and wanted:
-        found |= wanted & {id(value) for value in frame.f_locals.values()}
+        found |= wanted & set(map(id, list(frame.f_locals.values())))
         frame = frame.f_back  # type: ignore[assignment]
     return len(found)

@@ -9,7 +9,7 @@ from typing import Any
 from mppool.core.pool import Slot, Waiter
 from mppool.database.connection import _RETURNED, PySQLXEngineSync
 from mppool.process.handle import Handle
-from mppool.process.lease import THREADS_ONLY, Lease, misused, new
+from mppool.process.lease import THREADS_ONLY, Lease, lends, misused, new
 from mppool.settings import wait_seconds
 
 
@@ -34,11 +34,11 @@ class ThreadWaiter(Waiter):
         return True
 
 
+@lends(PySQLXEngineSync, "with")
 class ThreadLease(Lease):
     """``with pool.connection() as conn``."""
 
     __slots__ = ()
-    _WORD = "with"
     __aenter__ = __aexit__ = __await__ = misused(THREADS_ONLY)
 
     def __enter__(self) -> PySQLXEngineSync:

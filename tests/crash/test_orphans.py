@@ -200,6 +200,35 @@ def test_a_connection_that_nobody_had_told_of() -> None:
         other.leave()
 
 
+def test_one_that_the_server_speaks_on_is_not_free_at_once() -> None:
+    """The kernel resets it, and lists it no more; the server, which was at work, sees that when it looks."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    ours = socket.create_connection(listener.getsockname())
+    theirs, _ = listener.accept()
+
+    def apart() -> None:
+        server.identity.runs = lambda pid, since: False  # the dead ones are not
+        for each in (ours, theirs, listener):
+            each.close()
+
+    with served_here(apart, port=listener.getsockname()[1]), listener:
+        dead, other = sit(), sit()
+        get(dead, 1)
+        want(other, 4)
+        ours.close()
+        dead.channel.hang_up()
+        died = time.monotonic()
+        until(lambda: other.cells[other.at + L.CREDIT] == 3)
+        until(lambda: time.monotonic() > died + orphans.RESET + orphans.LOOK[1])  # looked at, and listed
+        theirs.sendall(b"x")
+        spoke = time.monotonic()
+        until(lambda: other.cells[other.at + L.CREDIT] == 4)
+        assert time.monotonic() - spoke >= orphans.RESET - 2 * orphans.LOOK[1]
+        theirs.close()
+        dead.abandon()
+        other.leave()
+
+
 def test_with_the_last_that_is_mourned_the_manager_leaves() -> None:
     listener = socket.create_server(("127.0.0.1", 0))
     ours = socket.create_connection(listener.getsockname())
