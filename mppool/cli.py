@@ -52,7 +52,7 @@ def show(name: str) -> None:
         raise click.ClickException(str(error)) from None
     click.echo(
         f"budget {stats.name}: {stats.open} of {stats.max_size} connections open, {stats.free} permits free, "
-        f"{stats.hungry} wanted; manager {stats.manager_pid}"
+        f"{stats.short} wanted; manager {stats.manager_pid}"
     )
     line = "{:>9} {:>8} {:>8} {:>8} {:>8} {:>8}"
     click.echo(line.format("pid", "permits", "in use", "idle", "moving", "waiting"))

@@ -46,17 +46,20 @@ NOWHERE = "nowhere"  # and what one is to become that the statement has no place
 
 
 def _render(kind: str, code: str, message: str, **more: Any) -> str:
-    """One line, or JSON when `LOG_CONFIG.PYSQLX_ERROR_JSON_FMT` is on (in colour with `PYSQLX_USE_COLOR`)."""
+    """One line; or JSON with `LOG_CONFIG.PYSQLX_ERROR_JSON_FMT`, coloured with `PYSQLX_USE_COLOR` and pygments."""
     if not LOG_CONFIG.PYSQLX_ERROR_JSON_FMT:
         tail = "".join(f", {key}={value!r}" for key, value in more.items())
         return f"{kind}(code='{code}', message='{message}'{tail})"
     text = json.dumps({"code": code, "message": message, "error": kind, **more}, indent=2, default=str)
     if LOG_CONFIG.PYSQLX_USE_COLOR:
-        from pygments import highlight
-        from pygments.formatters.terminal import TerminalFormatter
-        from pygments.lexers.data import JsonLexer
-
-        text = highlight(text, JsonLexer(), TerminalFormatter())
+        try:
+            from pygments import highlight
+            from pygments.formatters.terminal import TerminalFormatter
+            from pygments.lexers.data import JsonLexer
+        except ImportError:
+            pass  # it is in the extra `color`; an error must say what it knows without it
+        else:
+            text = highlight(text, JsonLexer(), TerminalFormatter())
     return "\n" + text
 
 

@@ -25,7 +25,7 @@ class LogConfig:
     Attributes:
         PYSQLX_DEV_MODE: log (DEBUG) each statement with its parameters written in, as an aid to the eye.
         PYSQLX_SQL_LOG: log (INFO) each statement and its parameters as sent.
-        PYSQLX_USE_COLOR: colour both, and JSON errors, for a terminal.
+        PYSQLX_USE_COLOR: colour both, and JSON errors, for a terminal, if pygments is installed (``mppool[color]``).
         PYSQLX_ERROR_JSON_FMT: errors of the database render as JSON.
 
     Each starts from the environment variable of its name (``0`` or unset is off).

@@ -11,6 +11,8 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 
 from mppool import PySQLXEnginePool, PySQLXEnginePoolSync
 
+__all__ = ["lifespan"]
+
 
 def lifespan(*pools: PySQLXEnginePool | PySQLXEnginePoolSync) -> Callable[[object], AbstractAsyncContextManager[None]]:
     """Start the pools when the application starts, in order; stop those that were started when it ends.

@@ -35,12 +35,12 @@ class PoolManager:
 
     Args:
         uri: ``postgresql://…``, ``mysql://…``, ``sqlserver://…``, ``sqlite:path`` or ``file:path``.
-        max_size: permits: connections open or being opened at any moment, over all processes.
+        max_size: permits, 1 to 10,000: connections open or being opened at any moment, over all processes.
         name: 1 to 64 letters, digits, ``.``, ``_`` or ``-``; every program of this user that gives it shares the
             budget. None: the budget is this program's, and its children's; or the scope's, see `mppool.scope`.
         end_orphans: whether a PostgreSQL or MySQL server is told to end the statements of processes that are gone,
-            so that their permits come free at once; False: they are waited for, up to 60 seconds. That of whoever
-            comes to the budget first counts.
+            so that their permits come free at once; False: they are waited for, up to 60 seconds. The process that
+            launches the budget's manager decides.
 
     Raises: TypeError, ValueError: a parameter is not what it should be.
 
@@ -238,6 +238,7 @@ class PoolManager:
 
     @property
     def max_size(self) -> int:
+        """Permits of the budget, over all processes."""
         return self._budget.max_size
 
     @property
@@ -266,7 +267,7 @@ class PoolManager:
             name=self._name,
             max_size=cells[L.H_MAX_SIZE],
             manager_pid=cells[L.H_MANAGER],
-            hungry=cells[L.H_HUNGRY],
+            short=cells[L.H_HUNGRY],
             members=tuple(members),
         )
 

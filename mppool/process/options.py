@@ -1,4 +1,4 @@
-"""The keyword arguments of `PoolManager.pool`, `.async_pool` and `.jobs`, for type checkers: a misspelt one is an error.
+"""The keyword arguments of `PoolManager.pool`, `.async_pool` and `.jobs`, for type checkers.
 
 They are the fields of `mppool.settings.PoolSettings`, all optional; a test keeps the two alike.
 """

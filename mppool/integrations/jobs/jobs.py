@@ -100,6 +100,8 @@ class Jobs:
         """Run ``function(item)`` for each item, on whichever worker is free.
 
         Args:
+            function: a function, lambda or closure; what it refers to goes along.
+            items: any iterable of arguments that can be pickled.
             chunksize: items that a worker is sent at a time; more than 1 is for many jobs of less than a millisecond.
             progress: True: show progress on stderr: a bar, or a line of text where rich is not installed. A str: the
                 same, with this text beside it. False: do not. None: show a bar if stderr is a terminal and rich is
@@ -121,7 +123,16 @@ class Jobs:
         chunksize: int = 1,
         progress: bool | str | None = None,
     ) -> list[Result]:
-        """As `map`, for functions of several arguments: ``function(*item)``."""
+        """As `map`, for functions of several arguments: ``function(*item)``.
+
+        Args:
+            items: an iterable of arguments for each call.
+            function, chunksize, progress: as `map` takes them.
+
+        Returns: the results, in the order of the items.
+
+        Raises: what `map` raises.
+        """
         return self._listed(function, [(tuple(item), {}) for item in items], chunksize, progress)
 
     def imap(
@@ -133,7 +144,13 @@ class Jobs:
         progress: bool | str | None = None,
     ) -> Iterator[Result]:
         """As `map`, but results are there, in order, as soon as they can be. It begins with the first ``next()``, and
-        no more items are read than the workers are about to need."""
+        no more items are read than the workers are about to need.
+
+        Args:
+            function, items, chunksize, progress: as `map` takes them.
+
+        Returns: an iterator over the results, in the order of the items. It raises what `map` raises.
+        """
         results: dict[int, list[Result]] = {}
         following = 0
         for first, chunk in self._each(function, _calls(items), chunksize, progress, _length(items)):
@@ -151,12 +168,22 @@ class Jobs:
         chunksize: int = 1,
         progress: bool | str | None = None,
     ) -> Iterator[Result]:
-        """As `imap`, in the order in which jobs end."""
+        """As `imap`, in the order in which jobs end.
+
+        Args:
+            function, items, chunksize, progress: as `map` takes them.
+
+        Returns: an iterator over the results. It raises what `map` raises.
+        """
         for _, chunk in self._each(function, _calls(items), chunksize, progress, _length(items)):
             yield from chunk
 
     def submit(self, function: Callable[..., Result], *args: Any, **kwargs: Any) -> Future[Result]:
         """Run ``function(*args, **kwargs)`` once.
+
+        Args:
+            function: a function, lambda or closure; what it refers to goes along.
+            args, kwargs: its arguments; they must be picklable.
 
         Returns: a `concurrent.futures.Future`: ``result(timeout)``, ``cancel()`` while it is in line,
             ``asyncio.wrap_future``.
@@ -166,7 +193,13 @@ class Jobs:
         return self._put(Job(pack_function(function), [(args, kwargs)], None, getattr(function, "__qualname__", "job")))
 
     def apply(self, function: Callable[..., Result], *args: Any, **kwargs: Any) -> Result:
-        """``submit(…).result()``."""
+        """Run ``function(*args, **kwargs)`` once and wait for its result.
+
+        Args:
+            function, args, kwargs: as `submit` takes them.
+
+        Raises: what the job raised; WorkerDiedError; PoolClosedError.
+        """
         return self.submit(function, *args, **kwargs).result()
 
     def _listed(

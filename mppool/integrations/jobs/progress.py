@@ -55,12 +55,12 @@ def progress_bar(wanted: bool | str | None, total: int | None) -> Iterator[Calla
         task = bar.add_task(text, total=total, rate=0.0)
         done, since = 0, time.monotonic()
 
-        def advance(count: int) -> None:
+        def move(count: int) -> None:
             nonlocal done
             done += count
             bar.update(task, completed=done, rate=done / max(1e-6, time.monotonic() - since))
 
-        yield advance
+        yield move
 
 
 @contextmanager
