@@ -97,8 +97,8 @@ class TaskLease(Lease):
 class PySQLXEnginePool(Handle):
     """A pool of connections for asyncio tasks, within a budget that all processes share.
 
-    It is to tasks what `PySQLXEnginePoolSync` is to threads. Both may be used in one process at once, and then share the
-    connections of the process. It belongs to no event loop. The hooks ``configure``, ``check`` and ``reset`` are plain
+    It is to tasks what `PySQLXEnginePoolSync` is to threads. Both may be used in one process at once, and then share
+    the connections of the process. It belongs to no event loop. The hooks ``configure``, ``check`` and ``reset`` are plain
     functions.
 
     Args:
