@@ -11,8 +11,9 @@ __version__ = "0.1.0"
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from mppool import errors
-    from mppool.database.connection import PySQLXEngine, PySQLXEngineSync
-    from mppool.database.rows import BaseRow
+    from mppool.database.connection.async_connection import PySQLXEngine
+    from mppool.database.connection.sync_connection import PySQLXEngineSync
+    from mppool.database.values.rows import BaseRow
     from mppool.process.async_pool import PySQLXEnginePool
     from mppool.process.manager import PoolManager
     from mppool.process.sync_pool import PySQLXEnginePoolSync
@@ -32,12 +33,12 @@ __all__ = [
 
 _HOME = {
     "LOG_CONFIG": "mppool.settings",
-    "BaseRow": "mppool.database.rows",
+    "BaseRow": "mppool.database.values.rows",
     "PoolManager": "mppool.process.manager",
-    "PySQLXEngine": "mppool.database.connection",
+    "PySQLXEngine": "mppool.database.connection.async_connection",
     "PySQLXEnginePool": "mppool.process.async_pool",
     "PySQLXEnginePoolSync": "mppool.process.sync_pool",
-    "PySQLXEngineSync": "mppool.database.connection",
+    "PySQLXEngineSync": "mppool.database.connection.sync_connection",
 }
 
 

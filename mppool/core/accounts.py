@@ -1,7 +1,7 @@
-"""The accounts of a budget: who has which permits, and what each member last reported.
+"""The accounts of a budget: which member has how many permits, and what each member last reported.
 
 Every permit is on exactly one account or free: ``sum of credits + free == max_size``, always. All changes of a credit
-go through `Accounts`, so what is free and who has how much are kept up to date by each change and never recomputed.
+go through `Accounts`, which keeps ``free`` and the order of the members by credit up to date with each change.
 """
 
 from __future__ import annotations
@@ -10,28 +10,32 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    #: What a member reports, from ``held`` to ``cost`` in the order of `Account`'s attributes; times in seconds.
+    Facts = tuple[int, int, int, int, int, float, float, float, int, float]
+
 
 class Account:
-    """A member's page. The first group is the manager's own; the second is what the member last reported.
+    """What the books say of one member. The manager decides the first group; the member reported the second.
 
     Attributes:
         credit: permits assigned, used or not.
         target: permits the member should come down to by closing idle connections.
         limit: permits the member must come down to at the next give-back, idle or not.
         changed_at: when ``credit`` last changed.
-        asked_at: since when idle connections have been asked of this member without an answer; 0: they are not.
-        asks_at: not before then may it ask for others' connections again: others had their turn to ask.
-        frozen: nobody speaks for it just now: all it has counts as used, and nothing is asked of it or given to it.
+        asked_at: since when idle connections have been asked of this member without an answer; 0: none are.
+        asks_at: earliest time at which it may ask for others' connections again: other members ask in between.
+        frozen: the member cannot report just now: all its credit counts as used. It is asked for nothing and is given
+            nothing.
 
         held: permits the member has taken from its semaphore.
         in_use: borrowed connections.
         moving: connections being opened, closed or checked.
         closing: those of them being closed.
         waiting: callers in line.
-        since: since when somebody has been in line.
+        since: since when callers have been in line.
         ripe_at: when the line has lasted long enough for others' connections to be asked for.
         idle_since: since when the connection that has been idle longest has been so; 0: none is idle.
-        warm: connections the member would like to hold even if nobody waits.
+        warm: connections the member would like to hold even if no caller waits.
         cost: seconds that opening a connection takes there; 0: not measured.
     """
 
@@ -63,6 +67,11 @@ class Account:
         self.held = self.in_use = self.moving = self.closing = self.waiting = self.warm = 0
         self.since = self.ripe_at = self.idle_since = self.cost = 0.0
 
+    def report(self, facts: Facts) -> None:
+        """Note what the member reported."""
+        self.held, self.in_use, self.moving, self.closing, self.waiting = facts[:5]
+        self.since, self.ripe_at, self.idle_since, self.warm, self.cost = facts[5:]
+
     @property
     def unused(self) -> int:
         """Permits on the semaphore."""
@@ -70,7 +79,7 @@ class Account:
 
     @property
     def idle(self) -> int:
-        """Connections that nobody uses or works on."""
+        """Connections that are not borrowed, opened, closed or checked."""
         return max(0, self.held - self.in_use - self.moving)
 
     @property
@@ -83,77 +92,103 @@ class Account:
         """Permits that no caller needs and no open connection has, those of connections being closed included."""
         return max(0, self.credit - max(self.demand, self.held - self.closing))
 
+    @property
+    def recalled_unused(self) -> int:
+        """Permits on the semaphore that are recalled."""
+        return min(self.unused, self.credit - self.target)
+
+    @property
+    def must_close(self) -> bool:
+        """Whether the member has to close a connection to come down to its target."""
+        return self.held - self.closing > self.target
+
+    def recall_idle(self, permits: int) -> int:
+        """Have the member close idle connections, or leave permits unused; how many it has of ``permits``."""
+        permits = max(0, min(permits, self.target))
+        self.target -= permits
+        return permits
+
+    def recall_in_use(self) -> None:
+        """Have the member close one connection more: a borrowed one at its return if none is idle."""
+        self.target -= 1
+        self.limit = min(self.limit, self.target)
+
+    def withdraw_orders(self) -> None:
+        """The member may keep all that it has."""
+        self.target = self.limit = self.credit
+
 
 class Accounts:
-    """All accounts of one budget; the only place where a credit changes.
+    """All accounts of one budget; the only class that changes a credit.
 
     Attributes:
-        free: permits on no account. Below zero only when members came over from another manager with more than there
-            are: it takes a folder that was deleted under a running budget.
+        free: permits on no account. Below zero only when members of another manager brought more than ``max_size``
+            along, which can happen when the folder of a running budget is deleted.
     """
 
     def __init__(self, max_size: int) -> None:
         self.max_size = max_size
         self.free = max_size
-        self._pages: dict[int, Account] = {}
-        # By credit: the members that have so much, in the order in which they came to have it; not the frozen ones.
+        self._accounts: dict[int, Account] = {}
+        # By credit: the members that have that credit, the one that has had it longest first; without frozen ones.
         self._holders: dict[int, dict[int, None]] = {}
 
     def __getitem__(self, member: int) -> Account:
-        return self._pages[member]
+        return self._accounts[member]
 
     def __contains__(self, member: int) -> bool:
-        return member in self._pages
+        return member in self._accounts
 
     def __len__(self) -> int:
-        return len(self._pages)
+        return len(self._accounts)
 
     def __iter__(self) -> Iterator[int]:
-        return iter(self._pages)
+        return iter(self._accounts)
 
     def open(self, member: int, now: float, credit: int = 0, *, frozen: bool = False) -> Account:
-        """A page for a new member; or, ``frozen``, for one of a predecessor's that may use all of its ``credit``."""
-        account = self._pages[member] = Account(now)
+        """An account for a new member; or, ``frozen``, for a predecessor's member that may use all its ``credit``."""
+        account = self._accounts[member] = Account(now)
         account.frozen = frozen
         self.change(member, credit, now)
         return account
 
     def close(self, member: int) -> None:
-        """Forget a member that closed everything, or died: its whole credit is free."""
-        account = self._pages.pop(member)
+        """Forget a member that holds nothing any more: its whole credit is free."""
+        account = self._accounts.pop(member)
         self._unlist(member, account)
         self.free += account.credit
 
     def change(self, member: int, permits: int, now: float) -> None:
-        """So many permits more, or fewer, are on this account. It has no orders to close anything afterwards."""
-        account = self._pages[member]
+        """Add ``permits`` to an account, or take them off it. The account is under no orders afterwards."""
+        account = self._accounts[member]
         self._unlist(member, account)
         account.credit += permits
         self.free -= permits
-        account.target = account.limit = account.credit
+        account.withdraw_orders()
         account.changed_at = now
         self._list(member, account)
 
     def freeze(self, member: int) -> None:
-        """Nobody speaks for this member until it declares what it holds, or for good."""
-        account = self._pages[member]
+        """The member cannot report until it has declared what it holds, or never will."""
+        account = self._accounts[member]
         self._unlist(member, account)
         account.frozen = True
-        account.target = account.limit = account.credit
+        account.withdraw_orders()
 
     def thaw(self, member: int) -> None:
-        account = self._pages[member]
+        """The member reports again."""
+        account = self._accounts[member]
         account.frozen = False
         self._list(member, account)
 
     def richest(self) -> Iterator[int]:
-        """Members that have permits: who has most first, and of equals who has had them longest."""
+        """Members that have permits: those with most first, and among equals the one that has had them longest."""
         for credit in sorted(self._holders, reverse=True):
             if credit > 0:
                 yield from self._holders[credit]
 
     def with_one(self) -> Iterator[int]:
-        """Members that have a single permit: who has had it longest first."""
+        """Members that have a single permit: the one that has had it longest first."""
         yield from self._holders.get(1, ())
 
     def _list(self, member: int, account: Account) -> None:

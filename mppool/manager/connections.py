@@ -9,7 +9,7 @@ from __future__ import annotations
 import select
 import socket
 
-from mppool.shared.places import place
+from mppool.shared.endpoints import endpoint
 
 __all__ = ["Orphan", "Shared"]
 
@@ -73,16 +73,16 @@ class Orphan:
         since: monotonic time of the member's end.
 
     Attributes:
-        place: address and port of our end; None: it is not TCP, or not connected any more.
+        endpoint: address and port of our end; None: it is not TCP, or not connected any more.
     """
 
-    __slots__ = ("_connection", "member", "place", "since")
+    __slots__ = ("_connection", "endpoint", "member", "since")
 
     def __init__(self, connection: socket.socket, member: int, since: float) -> None:
         self._connection = connection
         self.member = member
         self.since = since
-        self.place = place(connection)
+        self.endpoint = endpoint(connection)
         try:
             connection.shutdown(socket.SHUT_WR)
         except OSError:

@@ -1,8 +1,8 @@
 """The manager: one thread, one selector, no wake-up while nothing happens.
 
-It learns three kinds of facts (a message or a bell came, a process ended, a time has come), lets the treasury
-settle once for all that came together, and sleeps again. It never waits for a member. It leaves when nobody
-needs it: no member is attached and its owner is gone.
+It learns three kinds of facts (a message or a ring came, a process ended, a time has come), has the allocator settle
+once for all that came together, and sleeps again. It never waits for a member. It leaves when no process needs it: no
+member is attached and its owner is gone.
 """
 
 from __future__ import annotations
@@ -11,70 +11,37 @@ import fcntl
 import json
 import os
 import resource
-import select
 import selectors
 import signal
 import socket
 import sys
 import time
 
-from mppool.manager.connections import Shared
+from mppool.manager.allocator import Allocator
+from mppool.manager.clients import Client, Clients
+from mppool.manager.listener import Listener
 from mppool.manager.orphans import Orphans
-from mppool.manager.treasury import Treasury
-from mppool.shared import identity, messages, paths, room
+from mppool.manager.pace import Pace
+from mppool.manager.refusals import full, refusal
+from mppool.shared import identity, messages, paths
 from mppool.shared import ledger as L
-from mppool.shared.descriptors import is_short
 from mppool.shared.seats import Seats
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-FIRST_MEMBER = 10.0  # seconds a new manager waits for whoever launched it, and a leaving one for who just came in
-KEPT = 16  # connections of a member that are kept before those that have ended are looked for
-KNOCKS = 32  # guests that are let in at a time
-LOOK = 0.2  # seconds between looks at processes of whose end the kernel cannot tell us
+    from mppool.manager.connections import Orphan
+    from mppool.reaper.launching import Reaper
+
+FIRST_MEMBER = 10.0  # seconds a new manager waits for its launcher, and a leaving one for a client that just came
 SOON = 0.05  # seconds until the next try to leave
 LONGEST_SLEEP = 3600.0  # seconds; members say when something is due, and a selector cannot sleep for years
-DEAF = 0.5  # seconds until the next try to let somebody in, when the system had no descriptor for one
 _LISTENER = 0  # the listening socket is our standard input
 
 
-class Guest:
-    """A connection from a process of ours: a member, an owner, or somebody who asks."""
-
-    __slots__ = ("arrived", "channel", "connections", "member", "notice", "owner", "pid", "started")
-
-    def __init__(self, channel: messages.Channel | None, pid: int) -> None:
-        self.channel = channel  # None: a member of the predecessor's that has not come yet
-        self.pid = pid
-        self.started = identity.started(pid)
-        self.arrived = time.monotonic()
-        self.member: int | None = None
-        self.owner = False
-        self.notice: int | None = None  # a descriptor that tells of the process's end
-        self.connections = Shared(KEPT)  # to the database; none to SQLite
-
-
-class Pace:
-    """Keeps the manager from settling more often than it helps: a few times in a row, then once a millisecond, for all
-    that came together."""
-
-    REST, IN_A_ROW = 0.001, 8
-
-    def __init__(self) -> None:
-        self._until = 0.0  # when all would be forgotten
-
-    def settles(self, now: float) -> None:
-        self._until = max(now, self._until) + self.REST
-
-    def rest(self, now: float) -> float:
-        """Seconds to rest; 0: none."""
-        return max(0.0, self._until - now - self.IN_A_ROW * self.REST)
-
-
 class Manager:
-    """Serves one budget until nobody needs it.
+    """Serves one budget until no process needs it.
 
     Args:
         listener: bound and listening in ``folder``.
@@ -83,7 +50,6 @@ class Manager:
     """
 
     def __init__(self, listener: socket.socket, folder: str, config: dict[str, Any]) -> None:
-        self._listener = listener
         self._folder = folder
         self._config = config
         ledger, self._ledger_fd = L.Ledger.create(os.path.join(folder, paths.LEDGER))
@@ -92,21 +58,19 @@ class Manager:
         known = [row for row, pid in enumerate(ledger.column(L.PID, L.ROWS)) if pid]
         dead = sorted(set(known).difference(living))
         self._ledger = ledger
-        self._treasury = Treasury(ledger, config["max_size"], self._ring, os.cpu_count() or 1)
-        self._guests: set[Guest] = set()
-        self._look_at = 0.0
-        self._unwatched: set[Guest] = set()  # those of whose end the kernel or their channel cannot tell
-        self._members: dict[int, Guest] = {}
-        self._selector = selectors.DefaultSelector()
-        self._orphans = Orphans(config, self._treasury, self._selector, self._freed)
-        self._stopping = bool(living and ledger.cells[L.H_STOPPING])
-        ledger.cells[L.H_STOPPING] = self._stopping
-        ledger.cells[L.H_SPACE] = self._space = identity.space()
-        ledger.cells[L.H_DATABASE] = L.database_key(config["database"])
+        self._allocator = Allocator(ledger, config["max_size"], self._ring, os.cpu_count() or 1)
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        self._limit = limit if limit >= 0 else sys.maxsize  # below zero it is without limit
-        self._deaf_until: float | None = None  # there was no descriptor left for another guest
-        self._dirty = False  # something happened that the treasury should see
+        self._selector = selectors.DefaultSelector()
+        self._clients = Clients(self._selector, limit if limit >= 0 else sys.maxsize)  # below zero there is no limit
+        self._members = self._clients.members
+        self._listener = Listener(listener, self._selector, self._clients, config)
+        self._orphans = Orphans(config, self._allocator, self._selector, self._freed)
+        header = ledger.header
+        self._stopping = bool(living and header.stopping)
+        header.stopping = self._stopping
+        header.space = self._space = identity.space()
+        header.database = L.database_key(config["database"])
+        self._dirty = False  # something happened that the allocator should see
         self._rang: set[int] = set()  # members that have something new in their rows
         self._pace = Pace()
         self._again_at: float | None = None
@@ -114,48 +78,34 @@ class Manager:
         for row in living:
             self._inherit(row)
         for row in dead:
-            self._treasury.inherit(row, time.monotonic())
-            self._orphans.mourn(row)
+            self._allocator.inherit(row, time.monotonic())
+            self._orphans.await_unshared(row)
 
-    def _at_home(self) -> bool:
-        """Whether newcomers still find us: somebody may have deleted the folder. Then we step down; the members launch
-        a successor in a new one, or join a newcomer's, and declare what they hold."""
+    def _is_reachable(self) -> bool:
+        """Whether newcomers still find this manager: its folder may have been deleted. Then it ends. The members launch
+        a successor in a new folder, or attach to a newcomer's manager, and declare what they hold."""
         try:
-            return os.stat(os.path.join(self._folder, paths.SOCKET)).st_ino == self._home
+            return os.stat(os.path.join(self._folder, paths.SOCKET)).st_ino == self._socket_inode
         except OSError:
             return False
 
     def run(self) -> None:
-        self._ledger.cells[L.H_STARTED] = identity.started(os.getpid())
-        self._ledger.cells[L.H_MANAGER] = os.getpid()
-        self._listener.setblocking(False)
-        self._selector.register(self._listener, selectors.EVENT_READ, None)
-        self._home = os.stat(os.path.join(self._folder, paths.SOCKET)).st_ino
+        header = self._ledger.header
+        header.started = identity.started(os.getpid())
+        header.manager = os.getpid()
+        self._listener.begin()
+        self._socket_inode = os.stat(os.path.join(self._folder, paths.SOCKET)).st_ino
         while True:
             if rest := self._pace.rest(time.monotonic()):
                 time.sleep(rest)
             events = self._selector.select(self._pause())
-            if not self._at_home():
+            if not self._is_reachable():
                 return
             for key, _ in events:
-                guest = key.data
-                if guest is None:
-                    for _ in range(KNOCKS):
-                        if not self._accept():
-                            break
-                elif not isinstance(guest, Guest):
-                    self._orphans.hear(guest)
-                elif guest not in self._guests:
-                    continue  # it went a moment ago, in this very round
-                elif key.fd == guest.notice:
-                    if guest.channel is not None:
-                        self._hear(guest)  # what it said last: perhaps of a connection that it had just opened
-                    self._gone(guest)
-                else:
-                    self._hear(guest)
+                self._handle(key.data, key.fd)
             now = time.monotonic()
-            if self._deaf_until is not None and now >= self._deaf_until:
-                self._listen()
+            if self._listener.again_at is not None and now >= self._listener.again_at:
+                self._listener.resume()
             self._look(now)
             self._orphans.upkeep(now)
             if self._dirty or (self._again_at is not None and now >= self._again_at):
@@ -164,173 +114,106 @@ class Manager:
             if self._leave_at is not None and now >= self._leave_at and self._leave():
                 return
 
+    def _handle(self, speaker: Client | Orphan | Reaper | None, fd: int) -> None:
+        """What the selector found readable: the listening socket (None), or the descriptor of something else."""
+        if speaker is None:
+            self._listener.accept_some()
+        elif not isinstance(speaker, Client):
+            self._orphans.hear(speaker)
+        elif speaker not in self._clients:
+            return  # it went a moment ago, in this very round
+        elif fd == speaker.notice:
+            if speaker.channel is not None:
+                self._hear(speaker)  # its last message: perhaps of a connection that it had just opened
+            self._gone(speaker)
+        else:
+            self._hear(speaker)
+
     def _settle(self, now: float) -> None:
         rang, self._rang, self._dirty = self._rang, set(), False
-        self._again_at = self._treasury.settle(now, rang)
+        self._again_at = self._allocator.settle(now, rang)
 
     def _pause(self) -> float | None:
-        due = self._again_at, self._leave_at, self._deaf_until, self._orphans.next_at()
+        due = [self._again_at, self._leave_at, self._listener.again_at, self._orphans.next_at(), self._clients.look_at]
         times = [at for at in due if at is not None]
-        if self._unwatched:
-            times.append(self._look_at)
         return min(max(0.0, min(times) - time.monotonic()), LONGEST_SLEEP) if times else None
 
     def _inherit(self, row: int) -> None:
-        """A member of the predecessor's: it will come by itself. Until then only its end is watched for."""
-        guest = Guest(None, self._ledger.cells[self._ledger.row(row) + L.PID])
+        """A member of the predecessor's will come by itself. Until then only its end is watched for."""
+        client = Client(None, self._ledger.row(row).pid)
         try:
-            guest.notice = identity.death_notice(guest.pid)
+            client.notice = identity.death_notice(client.pid)
         except OSError:
-            self._treasury.inherit(row, time.monotonic())
-            self._orphans.mourn(row)  # it has ended since we looked
+            self._allocator.inherit(row, time.monotonic())
+            self._orphans.await_unshared(row)  # it has ended since it was looked at
             return
-        self._treasury.inherit(row, time.monotonic())
-        guest.member, self._members[row] = row, guest
-        self._welcome(guest)
+        self._allocator.inherit(row, time.monotonic())
+        client.member, self._members[row] = row, client
+        self._clients.add(client)
         self._leave_at = None
-
-    def _welcome(self, guest: Guest) -> None:
-        self._guests.add(guest)
-        if guest.channel is None or guest.notice is None:
-            self._unwatched.add(guest)
-        if guest.channel is not None:
-            self._selector.register(guest.channel, selectors.EVENT_READ, guest)
-        if guest.notice is not None:
-            self._selector.register(guest.notice, selectors.EVENT_READ, guest)
 
     # -- facts -----------------------------------------------------------------------------------------------
 
-    def _accept(self) -> bool:
-        """Let one in that knocks; whether there was one."""
-        try:
-            sock, _ = self._listener.accept()
-        except OSError as error:
-            if is_short(error):
-                self._deaf_until = time.monotonic() + DEAF  # the knocking would keep us awake
-                self._selector.unregister(self._listener)
-            return False
-        try:
-            pid, uid = messages.peer(sock)
-            if uid != os.geteuid() or pid is None:
-                raise PermissionError
-            if not self._has_room(sock.fileno(), self._limit - room.reserve(self._limit)):
-                self._turn_away(sock)
-                return True
-            guest = Guest(messages.Channel(sock), pid)
-            guest.notice = identity.death_notice(pid)
-        except OSError:
-            sock.close()
-            return True
-        self._welcome(guest)
-        return True
-
-    def _listen(self) -> None:
-        """Let newcomers in again."""
-        if self._deaf_until is not None:
-            self._deaf_until = None
-            self._selector.register(self._listener, selectors.EVENT_READ, None)
-
-    def _has_room(self, newest: int, most: int) -> bool:
-        """Whether fewer than ``most`` descriptors are used, if need be without those of connections that have ended.
-        ``newest``: one just made: the kernel gives out the lowest number that is free."""
-        if newest < most:
-            return True
-        for guest in self._guests:
-            guest.connections.prune()
-        try:
-            probe = os.dup(newest)
-        except OSError:
-            return False
-        os.close(probe)
-        return probe < most
-
-    def _turn_away(self, sock: socket.socket) -> None:
-        """Say that there is no room just now. It is asked again after a while."""
-        text = (
-            f"budget {self._config['name']!r} has no descriptor left for another process: its manager may open "
-            f"{self._limit} files and has {len(self._members)} members; start it with a higher hard limit of "
-            f"open files (ulimit -Hn): {room.needed(L.ROWS, self._config['max_size'])} is enough for {L.ROWS} members"
-        )
-        with sock:
-            sock.setblocking(False)
-            sock.send(messages.encode({"ok": False, "error": "ManagerFullError", "message": text}))
-            sock.shutdown(socket.SHUT_WR)
-
-    def _share(self, guest: Guest) -> None:
-        """Keep a member's connection, to hear of its end. For want of descriptors it is done without: how many of such
-        connections the server has not ended the kernel says, should the member be killed."""
-        assert guest.channel is not None
-        try:
-            (fd,) = guest.channel.claim_fds(1)
-        except messages.CutShort:
-            return
-        guest.connections.add(fd)
-        if fd >= self._limit // 2 and not self._has_room(fd, self._limit // 2):
-            guest.connections.forget_last()  # members come first
-
     def _look(self, now: float) -> None:
-        if not self._unwatched or now < self._look_at:
-            return
-        self._look_at = now + LOOK
-        for guest in list(self._unwatched):
+        for client in self._clients.look(now):
             try:
-                ended = not identity.alive(guest.pid, guest.started)
+                ended = not identity.alive(client.pid, client.started)
             except OSError:
                 ended = False  # it cannot be looked at just now
-            if ended or (guest.channel is None and self._stays_away(guest.member or 0)):
-                self._gone(guest)
+            if ended or (client.channel is None and self._has_left(client.member or 0)):
+                self._gone(client)
 
-    def _stays_away(self, row: int) -> bool:
+    def _has_left(self, row: int) -> bool:
         """Whether a member of the predecessor's has left meanwhile, or has become another program (exec)."""
-        cells, at = self._ledger.cells, self._ledger.row(row)
-        return bool(cells[at + L.LEFT] or (cells[at + L.TOKEN] and not self._seats.taken(cells[at + L.TOKEN])))
+        published = self._ledger.row(row)
+        return bool(published.left or (published.token and not self._seats.taken(published.token)))
 
-    def _hear(self, guest: Guest) -> None:
-        assert guest.channel is not None
+    def _hear(self, client: Client) -> None:
+        assert client.channel is not None
         try:
-            heard = guest.channel.receive()
+            heard = client.channel.receive()
             if heard is None:
-                self._gone(guest)
+                self._gone(client)
                 return
             for message in heard[0]:
-                self._answer(guest, message)
-            if guest.channel.fds and guest.channel.whole:
+                self._answer(client, message)
+            if client.channel.fds and client.channel.whole:
                 raise messages.Garbled("descriptors that nobody announced")
         except (ValueError, OSError, KeyError, TypeError):  # Garbled is a ValueError
-            self._gone(guest)  # it does not speak our language, or does not listen
+            self._gone(client)  # it breaks the protocol, or does not read
             return
         if heard[1]:
             self._dirty = True
-            if guest.member is not None:
-                self._rang.add(guest.member)
+            if client.member is not None:
+                self._rang.add(client.member)
 
-    def _gone(self, guest: Guest) -> None:
-        """A guest ended, left or was cut off: with it goes its account."""
-        if guest not in self._guests:
+    def _gone(self, client: Client) -> None:
+        """A client ended, left or is cut off. A member's account ends with it."""
+        if client not in self._clients:
             return
-        self._see_off(guest)
-        if guest.member is not None:
-            del self._members[guest.member]
-            connections = guest.connections.leave()
-            if guest.channel is not None and not self._goes_on(guest):
-                self._orphans.bury(guest.member, connections)
+        self._clients.disconnect(client)
+        if client.member is not None:
+            del self._members[client.member]
+            connections = client.connections.leave()
+            if client.channel is not None and not self._goes_on(client):
+                self._orphans.await_close(client.member, connections)
             else:
                 for connection in connections:
-                    connection.close()  # without a word: the driver of a process that goes on must not hear of it
-                self._orphans.mourn(guest.member)
+                    connection.close()  # without a shutdown: the driver of a process that goes on must not see one
+                self._orphans.await_unshared(client.member)
             self._dirty = True
-        self._listen()
+        self._listener.resume()
         self._consider_leaving()
 
-    def _goes_on(self, guest: Guest) -> bool:
-        """Whether a member has lost its seat while its process goes on: other code there has closed all descriptors.
+    def _goes_on(self, client: Client) -> bool:
+        """Whether a member's process goes on without its channel: other code there has closed all descriptors.
 
-        Our copies of its connections are then the last, and still on the driver's epoll instance. Were the server to
-        end one of them, the driver would close the number, which may be somebody else's by now.
+        The manager's copies of its connections are then the last, and still on the driver's epoll instance. Were the
+        server to end one of them, the driver would close the number, which may be another file's by now.
         """
-        left = self._ledger.cells[self._ledger.row(guest.member or 0) + L.LEFT]
+        left = self._ledger.row(client.member or 0).left
         try:
-            return not left and identity.runs(guest.pid, guest.started)
+            return not left and identity.runs(client.pid, client.started)
         except OSError:
             return False
 
@@ -339,49 +222,39 @@ class Manager:
         self._dirty = True
         self._consider_leaving()
 
-    def _see_off(self, guest: Guest) -> None:
-        self._guests.remove(guest)
-        self._unwatched.discard(guest)
-        if guest.channel is not None:
-            self._selector.unregister(guest.channel)
-            guest.channel.close()
-        if guest.notice is not None:
-            self._selector.unregister(guest.notice)
-            os.close(guest.notice)
-
     def _consider_leaving(self) -> None:
-        needed = self._members or self._orphans or any(guest.owner for guest in self._guests)
+        needed = self._members or self._orphans or any(client.owner for client in self._clients)
         linger = 0.0 if self._stopping else self._config["linger"]
         self._leave_at = None if needed else time.monotonic() + linger
 
     # -- messages --------------------------------------------------------------------------------------------
 
-    def _answer(self, guest: Guest, message: dict[str, Any]) -> None:
-        assert guest.channel is not None
+    def _answer(self, client: Client, message: dict[str, Any]) -> None:
+        assert client.channel is not None
         verb = message["do"]
         if not all(value is None or isinstance(value, (str, int)) for value in message.values()):
             raise messages.Garbled("a request of anything but words and whole numbers")
         if verb == "attach":
-            self._attach(guest, message)
+            self._attach(client, message)
         elif verb == "own":
-            if not self._refuse(guest, message):
-                guest.owner = True
+            if not self._is_refused(client, message):
+                client.owner = True
                 self._leave_at = None
-                guest.channel.send(self._description(), [self._ledger_fd])
+                client.channel.send(self._description(), [self._ledger_fd])
         elif verb == "describe":
-            guest.channel.send(self._description(), [self._ledger_fd])
+            client.channel.send(self._description(), [self._ledger_fd])
         elif verb == "opened":
-            if guest.member is None:
-                raise messages.Garbled("a connection of nobody's")
-            self._share(guest)
+            if client.member is None:
+                raise messages.Garbled("a connection of no member's")
+            self._clients.share(client)
         elif verb == "declare":
-            self._declare(guest, message)
+            self._declare(client, message)
         elif verb == "stop":
             self._stopping = True
-            self._ledger.cells[L.H_STOPPING] = 1
-            for each in self._guests:
+            self._ledger.header.stopping = 1
+            for each in self._clients:
                 each.owner = False
-            guest.channel.send({"ok": True})
+            client.channel.send({"ok": True})
             self._consider_leaving()
         else:
             raise messages.Garbled(f"unknown request {verb!r}")
@@ -390,73 +263,59 @@ class Manager:
         shown = {key: self._config[key] for key in ("name", "uri", "database", "max_size", "end_orphans")}
         return {"ok": True, "manager": os.getpid(), **shown}
 
-    def _refuse(self, guest: Guest, message: dict[str, Any], returning: bool = False) -> bool:
-        """Say no to somebody who means another budget, or who comes after the end."""
-        assert guest.channel is not None
-        name, mismatch = self._config["name"], []
-        for key in ("max_size", "database"):
-            if message.get(key) not in (None, self._config[key]):
-                mismatch.append(f"{key} is {self._config[key]} there and {message[key]} here")
-        if message.get("space") not in (None, self._space):
-            text = f"budget {name!r}: {identity.ELSEWHERE}"
-            guest.channel.send({"ok": False, "error": "ManagerUnavailableError", "message": text})
-            return True
-        if mismatch:
-            text = f"budget {name!r} runs with other settings: {'; '.join(mismatch)}"
-            guest.channel.send({"ok": False, "error": "BudgetMismatchError", "message": text})
-            return True
-        if self._stopping and not returning and guest.pid != self._orphans.helper:
-            text = f"budget {name!r} was stopped and takes no new members"
-            guest.channel.send({"ok": False, "error": "ManagerUnavailableError", "message": text})
-            return True
-        return False
+    def _is_refused(self, client: Client, message: dict[str, Any], returning: bool = False) -> bool:
+        """Whether a client means another budget, or comes after the end: then it has been told."""
+        assert client.channel is not None
+        stopped = self._stopping and not returning and client.pid != self._orphans.reaper
+        answer = refusal(self._config, message, self._space, stopped)
+        if answer is not None:
+            client.channel.send(answer)
+        return answer is not None
 
-    def _attach(self, guest: Guest, message: dict[str, Any]) -> None:
-        assert guest.channel is not None
-        if guest.member is not None:
+    def _attach(self, client: Client, message: dict[str, Any]) -> None:
+        assert client.channel is not None
+        if client.member is not None:
             raise messages.Garbled("attached twice")
         returning = bool(message.get("returning"))  # from the predecessor: it holds connections
-        if self._refuse(guest, message, returning):
+        if self._is_refused(client, message, returning):
             return
         now, token = time.monotonic(), int(message.get("token") or 0) % L.NEVER
         if returning and token:
-            self._unseat(guest, token)
+            self._end_earlier(client, token)
         warm = min(max(0, int(message["warm"])), self._config["max_size"])
-        full, error_name = f"it has {len(self._members)} members already", "ManagerUnavailableError"
+        why, error_name = f"it has {len(self._members)} members already", "ManagerUnavailableError"
         try:
-            row = self._treasury.attach(guest.pid, guest.started, warm, now, token)
+            row = self._allocator.attach(client.pid, client.started, warm, now, token)
         except OSError as error:
-            row, full, error_name = None, f"{full}, and {error.strerror}", "ManagerFullError"
+            row, why, error_name = None, f"{why}, and {error.strerror}", "ManagerFullError"
         if row is None:
-            text = f"budget {self._config['name']!r} takes no more members: {full}"
-            guest.channel.send({"ok": False, "error": error_name, "message": text})
+            client.channel.send(full(self._config, error_name, why))
             return
         absent = self._members.get(row)
         if absent is not None:
-            self._see_off(absent)
-        guest.member, self._members[row] = row, guest
+            self._clients.disconnect(absent)
+        client.member, self._members[row] = row, client
         self._leave_at = None
         if returning:
-            self._treasury.awaits(row)
-        self._settle(now)  # so that it finds permits when it comes in
-        fds = self._treasury.semaphores[row].fds
-        answer = {**self._description(), "row": row, "fds": len(fds), "declare": row in self._treasury.undeclared}
-        guest.channel.send(answer, [self._ledger_fd, *fds])
+            self._allocator.awaits(row)
+        self._settle(now)  # so that it finds permits at once
+        fds = self._allocator.semaphores[row].fds
+        answer = {**self._description(), "row": row, "fds": len(fds), "declare": row in self._allocator.undeclared}
+        client.channel.send(answer, [self._ledger_fd, *fds])
 
-    def _unseat(self, newcomer: Guest, token: int) -> None:
-        """A member attaches again, and has a seat: other code in its process has closed its descriptors. Its end of the
-        channel may be kept open by a thread that sleeps on it."""
-        for guest in list(self._members.values()):
-            same = guest.pid == newcomer.pid and guest.started == newcomer.started
-            cells, at = self._ledger.cells, self._ledger.row(guest.member or 0)
-            if same and guest.channel is not None and cells[at + L.TOKEN] == token:
-                self._gone(guest)
+    def _end_earlier(self, newcomer: Client, token: int) -> None:
+        """A member attaches again: other code in its process has closed its descriptors. The end of its earlier channel
+        may have gone unnoticed, since a thread that sleeps on it keeps it open."""
+        for client in list(self._members.values()):
+            same = client.pid == newcomer.pid and client.started == newcomer.started
+            if same and client.channel is not None and self._ledger.row(client.member or 0).token == token:
+                self._gone(client)
 
-    def _declare(self, guest: Guest, message: dict[str, Any]) -> None:
+    def _declare(self, client: Client, message: dict[str, Any]) -> None:
         held = int(message["held"])
-        if guest.member not in self._treasury.undeclared or not 0 <= held <= self._config["max_size"]:
+        if client.member not in self._allocator.undeclared or not 0 <= held <= self._config["max_size"]:
             raise messages.Garbled("a declaration out of place")
-        self._treasury.declare(guest.member, held, time.monotonic())
+        self._allocator.declare(client.member, held, time.monotonic())
         self._dirty = True
 
     def _ring(self, member: int) -> None:
@@ -467,44 +326,46 @@ class Manager:
     # -- the end ---------------------------------------------------------------------------------------------
 
     def _leave(self) -> bool:
-        """Clear the place and go, unless somebody came or is just being launched."""
+        """Remove the budget's folder, unless a process needs it. False: try again soon."""
         lock_path = os.path.join(os.path.dirname(self._folder), paths.LOCK)
+        left = False
         try:
             lock = os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except FileNotFoundError:
-            return True  # somebody has cleared the place already
+            return True  # the folder is gone already
         except OSError:
+            pass  # no free descriptor
+        else:
+            try:
+                left = self._remove_folder(lock)
+            finally:
+                os.close(lock)
+        if not left:
             self._leave_at = time.monotonic() + SOON
-            return False  # no free descriptor
+        return left
+
+    def _remove_folder(self, lock: int) -> bool:
+        """False: a client has just come, or a launch is under way, perhaps of this budget. ``lock``: the launchers'."""
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            just_in = time.monotonic() - FIRST_MEMBER
-            coming = self._knocked() or any(guest.arrived > just_in for guest in self._guests)
-            if coming or not os.fstat(lock).st_nlink:
-                self._leave_at = time.monotonic() + SOON
-                return False
-            paths.remove_folder(self._folder)
-            self._listener.close()
-            return True
-        except BlockingIOError:  # a launch is under way, perhaps of this very budget
-            self._leave_at = time.monotonic() + SOON
+        except BlockingIOError:
             return False
-        finally:
-            os.close(lock)
-
-    def _knocked(self) -> bool:
-        door = select.poll()
-        door.register(self._listener, select.POLLIN)
-        return bool(door.poll(0))
+        just_in = time.monotonic() - FIRST_MEMBER
+        coming = self._listener.is_awaited() or any(client.arrived > just_in for client in self._clients)
+        if coming or not os.fstat(lock).st_nlink:
+            return False
+        paths.remove_folder(self._folder)
+        self._listener.close()
+        return True
 
 
 def _raise_limit() -> None:
-    """May we open as many files as this user's processes may."""
+    """Raise this process's limit of open files as far as it may."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     except (OSError, ValueError):
-        pass  # macOS knows another bound besides
+        pass  # macOS has another limit besides
 
 
 def main(folder: str) -> None:
@@ -512,7 +373,9 @@ def main(folder: str) -> None:
     os.chdir("/")
     os.umask(0o077)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # signals to a group or service are for the members; we leave after them
+        signal.signal(
+            number, signal.SIG_IGN
+        )  # a signal to a group or service is for the members; the manager leaves after them
     listener = socket.socket(fileno=os.dup(_LISTENER))
     config_fd = int(sys.argv[3])
     with open(config_fd, "rb") as pipe:
@@ -527,6 +390,6 @@ def main(folder: str) -> None:
     except BlockingIOError:
         sys.exit(identity.NO_MORE)
     if pid:
-        os._exit(0)  # so whoever launched us sees that all is well; the manager itself is nobody's child
+        os._exit(0)  # this tells the launcher that all is well; the manager itself is the child of none of ours
     os.setpgid(0, 0)
     manager.run()

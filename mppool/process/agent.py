@@ -22,21 +22,21 @@ from typing import TYPE_CHECKING
 from mppool import errors
 from mppool.core.backoff import Backoff
 from mppool.core.pool import Slot, Tend, Waiter
-from mppool.database.parking import OURS
-from mppool.database.sockets import Endings
-from mppool.database.verdicts import is_permanent
-from mppool.late import late
-from mppool.process.alarm import Alarm
-from mppool.process.gate import Gate
+from mppool.database.connection.error_classes import is_permanent
+from mppool.database.runtime.exit_guard import THREAD_PREFIX
+from mppool.database.runtime.sockets import Endings
+from mppool.fork_lock import import_late
+from mppool.membership.member import Member
+from mppool.membership.succession import Succession
+from mppool.process.connect_limiter import ConnectLimiter
 from mppool.process.lease import forgotten
-from mppool.process.member import Member
-from mppool.process.succession import Succession
+from mppool.process.wake_pipe import WakePipe
 from mppool.shared import identity
 from mppool.shared import ledger as L
 from mppool.shared.descriptors import is_short
 
 if TYPE_CHECKING:
-    from mppool.database.link import Link
+    from mppool.database.connection.link import Link
     from mppool.process.local import LocalPool
 
 logger = logging.getLogger("mppool.pool")
@@ -59,12 +59,19 @@ class Agent:
 
     def __init__(self, pool: LocalPool, starting: Waiter | None) -> None:
         self._pool = pool
-        self._alarm = Alarm()
+        self._wake_pipe = WakePipe()
         # It needs no descriptor itself, and is woken when what it looks at is closed from outside.
         self._selector = selectors.PollSelector()
         self._member: Member | None = None
-        self._succession = Succession(pool)
-        self._gate = Gate(pool)
+        self._succession = Succession(
+            pool.budget,
+            pool.name,
+            pool.lock,
+            warm=lambda: pool.machine.min_size,
+            run=lambda piece: pool.connector.aside(piece),
+            wake=self.wake,
+        )
+        self._limiter = ConnectLimiter(pool)
         self._endings = Endings()
         self._unshared: list[Link] = []  # connections of which the manager is still to be told
         self._turn = 0  # the threads before this one have been replaced
@@ -85,7 +92,7 @@ class Agent:
         return self._succession.lost
 
     def _new_thread(self) -> threading.Thread:
-        name = f"{OURS}agent-{self._pool.name}"
+        name = f"{THREAD_PREFIX}agent-{self._pool.name}"
         return threading.Thread(target=self._run, args=(self._turn,), name=name, daemon=True)
 
     def start(self) -> None:
@@ -97,7 +104,7 @@ class Agent:
             raise errors.PoolError(f"pool {self._pool.name!r}: cannot start its thread: {identity.NO_MORE}") from error
 
     def wake(self) -> None:
-        if not self._alarm.ring():
+        if not self._wake_pipe.notify():
             self._replace()
 
     def ring(self) -> None:
@@ -107,15 +114,15 @@ class Agent:
             self.wake()
 
     def _replace(self) -> None:
-        """The alarm was closed from outside. If the thread sleeps on what has its number now, nothing can wake it:
+        """The wake pipe was closed from outside. If the thread sleeps on what has its number now, nothing can wake it:
         another one goes on, and it ends when it looks up by itself."""
         if not self._change.acquire(False):
             return  # it is awake, or is being replaced
         try:
             if not self._asleep or self.done:
                 return  # it will see for itself
-            if self._alarm.ring():
-                return  # another thread has replaced it since, and sleeps on an alarm that works
+            if self._wake_pipe.notify():
+                return  # another thread has replaced it since, and sleeps on a wake pipe that works
             self._turn += 1
             self._asleep = False
             self._thread = self._new_thread()
@@ -185,7 +192,7 @@ class Agent:
         except OSError:
             pass  # closed from outside: the permit went with the seat, and is not among those that will be declared
         self._pool.publish()  # before it is read who waits: else the manager may see neither the permit nor a bell
-        return self._pool.row.hungry
+        return self._pool.row.short
 
     def permit_unused(self, wanted: bool, wake: bool) -> None:
         """After `put_back`, without the lock."""
@@ -197,7 +204,7 @@ class Agent:
     def connect_succeeded(self) -> int:
         """How many tries had failed before. Under the pool's lock."""
         self._start_failed = False
-        return self._gate.succeeded()
+        return self._limiter.succeeded()
 
     def failing(self, error: errors.ConnectError) -> tuple[list[Waiter], float | None]:
         """A connection could not be opened. Under the pool's lock, in one go with the machine's report, or the agent
@@ -205,16 +212,16 @@ class Agent:
 
         Returns: those to wake, who wait in start(); and what to tell `connect_failed`.
         """
-        pause = self._gate.failed(monotonic())
+        pause = self._limiter.failed(monotonic())
         starting, self._starting = self._starting, []
         for waiter in starting:
             waiter.error = error
-        self._start_failed = self._start_failed or bool(starting and not self._pool.workshop.opened)
+        self._start_failed = self._start_failed or bool(starting and not self._pool.connector.opened)
         return starting, None if self._start_failed else pause  # start() tells, and ends what it began
 
     def connect_failed(self, error: errors.ConnectError, pause: float | None) -> None:
         """Try again later, or tell those who wait that it is no use. Logs the 1st, 2nd, 4th, 8th … failure in a row."""
-        pool, failures = self._pool, self._gate.failures
+        pool, failures = self._pool, self._limiter.failures
         permanent = is_permanent(error)
         if pause is not None and not failures & (failures - 1) and not pool.machine.stopped:
             level = logging.ERROR if permanent else logging.WARNING
@@ -251,15 +258,15 @@ class Agent:
         """In a forked child: close our copies of the parent's descriptors."""
         self.done = True
         self._close()
-        self._gate.abandon()
+        self._limiter.abandon()
         for member in (self._member, self._succession.close()):
             if member is not None:
                 member.abandon()
 
     def _close(self) -> None:
         self._selector.close()
-        self._endings.close()  # before the alarm, by which it is known
-        self._alarm.close()
+        self._endings.close()  # before the wake pipe, by which it is known
+        self._wake_pipe.close()
 
     # -- the thread ------------------------------------------------------------------------------------------
 
@@ -290,23 +297,23 @@ class Agent:
                 if monotonic() > give_up or not _is_for_want_of_room(error):
                     pool.fail(ours)
                     return False
-                pool.workshop.last_connect_error = (monotonic(), ours)
+                pool.connector.last_connect_error = (monotonic(), ours)
             time.sleep(backoff.failed(random.random()))
         self._sit_down(member)
         return True
 
     def _prepare(self) -> None:
         """Have what is slept on, anew if other code has closed it. Raises: OSError: there is no free descriptor."""
-        if self._alarm.is_ready():
+        if self._wake_pipe.is_ready():
             return
-        before, self._alarm = self._alarm, Alarm()
-        self._endings.close()  # first: it is known by the alarm
+        before, self._wake_pipe = self._wake_pipe, WakePipe()
+        self._endings.close()  # first: it is known by the wake pipe
         before.close()
         self._selector = selectors.PollSelector()
-        self._alarm.prepare()
-        self._selector.register(self._alarm, selectors.EVENT_READ)
+        self._wake_pipe.prepare()
+        self._selector.register(self._wake_pipe, selectors.EVENT_READ)
         try:
-            self._endings.prepare(self._alarm.fileno())
+            self._endings.prepare(self._wake_pipe.fileno())
         except OSError:
             return  # one has to look, then
         if self._endings.fileno() >= 0:
@@ -333,11 +340,11 @@ class Agent:
     def _serve(self, turn: int = 0) -> None:
         machine = self._pool.machine
         self._reconcile(monotonic())
-        late("mppool.database.rows")  # pydantic, which the first row needs: now, beside the first connect
+        import_late("mppool.database.values.rows")  # pydantic, which the first row needs: now, beside the first connect
         while True:
-            self._alarm.hush()
+            self._wake_pipe.clear()
             self._pool.end_if_forgotten()
-            if self.lost and (found := self._succession.found(monotonic())):
+            if self.lost and (found := self._succession.found(monotonic(), self._pool.machine.stopped)):
                 self._sit_down(found)
             pause = self._reconcile(monotonic())
             if machine.stopped and not machine.slots and not machine.waiters:
@@ -371,7 +378,7 @@ class Agent:
     def _is_whole(self) -> bool:
         """Whether other code of this process has closed nothing of what the agent sleeps on."""
         member = self._member
-        return self._alarm.is_ready() and (self.lost or member is None or member.is_ours())
+        return self._wake_pipe.is_ready() and (self.lost or member is None or member.is_ours())
 
     def _make_whole(self) -> None:
         """Other code has closed descriptors that it did not open, as a program does that makes itself a daemon: leave
@@ -419,7 +426,7 @@ class Agent:
 
     def _finish(self) -> None:
         self.begin_work()
-        self._pool.workshop.join(5.0)
+        self._pool.connector.join(5.0)
         with self._pool.step:
             self.done = True
             ending, self._ending = self._ending, []
@@ -455,7 +462,7 @@ class Agent:
         with pool.step:
             wants = machine.to_open()
             room = row.may_take or len(machine.slots) < row.target
-            opens_at = self._gate.opens_at(now)
+            opens_at = self._limiter.opens_at(now)
             may = opens_at == now
             self.listening = listening = wants > 0 and room and may
             ring = (wants > 0 and row.lacks(machine)) or row.spares(machine)
@@ -498,25 +505,25 @@ class Agent:
 
     def begin_work(self) -> None:
         """Have the connections closed and looked after that callers left to us."""
-        workshop = self._pool.workshop
+        connector = self._pool.connector
         with self._pool.step:
             todo = self._pool.machine.begin()
         for each in todo:
             if isinstance(each, Tend):
-                workshop.tend(each.slot)
+                connector.tend(each.slot)
             else:
-                workshop.close_at_once(each.slot)
+                connector.close_at_once(each.slot)
 
     def _take(self, now: float) -> None:
         """Take permits for the connections that are wanted, and have them opened."""
         pool = self._pool
-        while self._has_room() and (turn := self._gate.enter(now)) is not None:
+        while self._has_room() and (turn := self._limiter.enter(now)) is not None:
             with pool.step:
                 slot = self._take_permit()
             if slot is None:
                 turn.give_back()
                 return
-            pool.workshop.open(slot, turn)
+            pool.connector.open(slot, turn)
 
     def _has_room(self) -> bool:
         """Whether a permit would be of use, and may be had."""

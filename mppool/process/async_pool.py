@@ -7,7 +7,8 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from mppool.core.pool import Slot, Waiter
-from mppool.database.connection import _RETURNED, PySQLXEngine
+from mppool.database.connection.async_connection import PySQLXEngine
+from mppool.database.connection.base_connection import RETURNED
 from mppool.process.handle import STOP_TIMEOUT, Handle
 from mppool.process.lease import TASKS_ONLY, Lease, lends, misused, new
 from mppool.settings import wait_seconds
@@ -86,7 +87,7 @@ class TaskLease(Lease):
     async def __aexit__(self, kind: object = None, error: object = None, trace: object = None) -> None:
         local: Any = self._local
         try:
-            self._face._link = _RETURNED  # what `_take_back` does, without the call
+            self._face._link = RETURNED  # what `_take_back` does, without the call
             self.broken = kind
             local.give_back(self)
         except BaseException:
@@ -98,8 +99,8 @@ class PySQLXEnginePool(Handle):
     """A pool of connections for asyncio tasks, within a budget that all processes share.
 
     It is to tasks what `PySQLXEnginePoolSync` is to threads. Both may be used in one process at once, and then share
-    the connections of the process. It belongs to no event loop. The hooks ``configure``, ``check`` and ``reset`` are plain
-    functions.
+    the connections of the process. It belongs to no event loop. The hooks ``configure``, ``check`` and ``reset`` are
+    plain functions.
 
     Args:
         uri: ``postgresql://…``, ``mysql://…``, ``sqlserver://…``, ``sqlite:path`` or ``file:path``.

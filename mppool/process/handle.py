@@ -21,7 +21,7 @@ from mppool.stats import PoolStats
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from mppool.database.connection import PySQLXEngineSync
+    from mppool.database.connection.sync_connection import PySQLXEngineSync
 
 STOP_TIMEOUT = 5.0  # seconds stop() waits for connections to close
 

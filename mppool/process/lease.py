@@ -1,7 +1,7 @@
 """One borrow, from the moment a ``with`` block is entered until it is left: what both handles' leases share.
 
 The faces differ only in how they wait. Leaving a block waits for nothing, whatever was left behind: a transaction
-still open is rolled back in the workshop before anybody else gets the connection.
+still open is rolled back in the connector before anybody else gets the connection.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ all the two handles differ in. A borrow that finds an idle connection and a give
 the lock once each and make no system call.
 
 Callers never connect, and give no work to anybody: they change the machine and wake the agent, which alone takes
-permits and has the slow work (opening, closing, checking) done in the workshop.
+permits and has the slow work (opening, closing, checking) done in the connector.
 
 A step is what happens under the lock. Two things can come between any two operations of a caller's step:
 
@@ -31,12 +31,12 @@ from typing import Any
 
 from mppool import errors
 from mppool.core.pool import Close, PoolMachine, Serve, Slot, Tend, Waiter
-from mppool.database.parking import park_if_exiting
+from mppool.database.runtime.exit_guard import block_if_exiting
 from mppool.process.agent import Agent
+from mppool.process.connector import Connector
 from mppool.process.lease import faces
 from mppool.process.nested import held_by_caller
 from mppool.process.row import Row
-from mppool.process.workshop import Workshop
 from mppool.settings import BudgetSettings, PoolSettings
 from mppool.stats import PoolStats
 
@@ -93,7 +93,7 @@ class LocalPool:
         self.borrows = self.timeouts = self.rollbacks = 0
         self.vetting = settings.check is not None
         self._tending = self.vetting or settings.reset is not None
-        self.workshop = Workshop(self)
+        self.connector = Connector(self)
         self.agent = Agent(self, starting)
         try:
             self.agent.start()
@@ -105,7 +105,7 @@ class LocalPool:
         """The agent has taken a seat: from now on others read what we publish. In a step of the agent's."""
         self.row.sit(cells, at)
         self.row.publish_warm(self.machine.min_size)
-        self.workshop.publish_cost()
+        self.connector.publish_cost()
         self.publish()
 
     def unseated(self) -> None:
@@ -200,7 +200,7 @@ class LocalPool:
 
         Raises: PoolClosedError, TooManyWaitingError, ReentrantBorrowError, or why the pool failed.
         """
-        park_if_exiting()
+        block_if_exiting()
         self._refuse_amid()
         if self.agent.is_this_thread():
             raise errors.ReentrantBorrowError(
@@ -251,7 +251,7 @@ class LocalPool:
         if waited is not None and self.step_out(caller):
             raise self._timeout(caller, waited)
         if caller.error is not None:
-            park_if_exiting()
+            block_if_exiting()
             error = caller.error
             raise type(error)(*error.args) from error.__cause__  # each caller gets its own, with its own traceback
         assert caller.slot is not None
@@ -437,14 +437,14 @@ class LocalPool:
         machine.idle.clear()
         self.over.clear()
         self.row.leave()
-        self.workshop.abandon()
+        self.connector.abandon()
         self.agent.abandon()
 
     # -- what is told ----------------------------------------------------------------------------------------
 
     def stats(self) -> PoolStats:
         with self.lock:
-            machine, last = self.machine, self.workshop.last_connect_error
+            machine, last = self.machine, self.connector.last_connect_error
             return PoolStats(
                 name=self.name,
                 max_size=self.budget.max_size,
@@ -455,10 +455,10 @@ class LocalPool:
                 waiting=len(machine.waiters),
                 borrows=self.borrows,
                 timeouts=self.timeouts,
-                opened=self.workshop.opened,
-                closed=self.workshop.closed,
-                connect_errors=self.workshop.connect_errors,
-                refused_full=self.workshop.refused_full,
+                opened=self.connector.opened,
+                closed=self.connector.closed,
+                connect_errors=self.connector.connect_errors,
+                refused_full=self.connector.refused_full,
                 rollbacks=self.rollbacks,
                 last_connect_error=str(last[1]) if last is not None else None,
                 manager_lost=self.agent.lost,
@@ -484,7 +484,7 @@ class LocalPool:
             self.timeouts += 1
             lent = faces(self.machine.borrowed)
         text = f"pool {self.name!r}: no connection within {waited:g} s; {self._numbers()}"
-        last = self.workshop.last_connect_error
+        last = self.connector.last_connect_error
         own = held_by_caller(lent)
         if own:
             text += (

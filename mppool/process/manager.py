@@ -8,13 +8,13 @@ import weakref
 from typing import TYPE_CHECKING, Any, Literal
 
 from mppool import errors, scope
-from mppool.database.statements import lexer
-from mppool.late import late
-from mppool.manager import launcher
+from mppool.database.sql.statements import lexer
+from mppool.fork_lock import import_late
+from mppool.membership import launcher
+from mppool.membership.member import launch_config
 from mppool.process import registry
 from mppool.process.async_pool import PySQLXEnginePool
 from mppool.process.handle import Handle
-from mppool.process.member import launch_config
 from mppool.process.sync_pool import PySQLXEnginePoolSync
 from mppool.settings import BudgetSettings, PoolSettings, check_keywords, check_name
 from mppool.shared import identity
@@ -96,7 +96,7 @@ class PoolManager:
             self._own()
             self._stopped = False
         # What each child would do again for its first query: pydantic is imported, and has made a class.
-        late("mppool.database.rows").row_class((("id", "int"),))
+        import_late("mppool.database.values.rows").row_class((("id", "int"),))
         lexer(self._budget.database.provider)
 
     def stop(self) -> None:
@@ -226,7 +226,9 @@ class PoolManager:
             ConnectError and what else ``start()`` raises: a worker could not attach. WorkerDiedError: one was killed
             while it started.
         """
-        made: Jobs = late("mppool.integrations.jobs").Jobs(self.pool(min_size, **settings), processes, start_method)
+        made: Jobs = import_late("mppool.integrations.jobs").Jobs(
+            self.pool(min_size, **settings), processes, start_method
+        )
         return made
 
     # -- what is told ----------------------------------------------------------------------------------------
@@ -250,7 +252,7 @@ class PoolManager:
         """Who holds what, read from the ledger: it costs the manager nothing. Raises: ManagerUnavailableError."""
         ledger = self._read()
         cells, members = ledger.cells, []
-        for at in (ledger.row(index) for index in range(L.ROWS)):
+        for at in (ledger.offset(index) for index in range(L.ROWS)):
             if cells[at + L.PID]:
                 held, in_use, moving = cells[at + L.HELD], cells[at + L.IN_USE], cells[at + L.MOVING]
                 members.append(
@@ -267,7 +269,7 @@ class PoolManager:
             name=self._name,
             max_size=cells[L.H_MAX_SIZE],
             manager_pid=cells[L.H_MANAGER],
-            short=cells[L.H_HUNGRY],
+            short=cells[L.H_SHORT],
             members=tuple(members),
         )
 

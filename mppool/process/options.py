@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypedDict
 
-from mppool.database.connection import PySQLXEngineSync
+from mppool.database.connection.sync_connection import PySQLXEngineSync
 
 __all__ = ["PoolOptions"]
 

@@ -16,8 +16,8 @@ from typing import Protocol
 
 from mppool import errors
 from mppool.core.pool import Waiter
-from mppool.database import copies, core, parking
-from mppool.manager import launcher
+from mppool.database.runtime import drivers, exit_guard, private_library
+from mppool.membership import launcher
 from mppool.process import greenlets
 from mppool.process.local import LocalPool
 from mppool.settings import BudgetSettings, PoolSettings
@@ -127,7 +127,7 @@ def end_unused(name: str) -> LocalPool | None:
 
 def _before_fork() -> None:
     if _forkables:  # a child that never uses them has cost us 5 ms once; each one that does has won as much
-        copies.make_spare()
+        private_library.make_spare()
 
 
 def _forked_in_child() -> None:
@@ -145,7 +145,7 @@ def _forked_in_child() -> None:
 
 def _exit() -> None:
     """Stop lending, close what is idle, leave. What is still borrowed (by daemon threads) goes with the process."""
-    parking.exit_begins()
+    exit_guard.exit_begins()
     deadline = time.monotonic() + EXIT_TIMEOUT
     with _lock:
         pools = list(_pools.values())
@@ -156,7 +156,7 @@ def _exit() -> None:
     for pool in pools:
         if not pool.machine.lent:
             pool.agent.join(max(0.0, deadline - time.monotonic()))
-    core.settle()
+    drivers.settle()
 
 
 os.register_at_fork(before=_before_fork, after_in_child=_forked_in_child)

@@ -1,6 +1,6 @@
 """This process's row of the ledger: it publishes its facts there, and reads the manager's orders.
 
-All under the pool's lock. Facts are written first, then the orders are read: `core.bells` says why.
+All under the pool's lock. Facts are written first, then the orders are read: `core.notifications` says why.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from time import monotonic_ns
 from typing import Any
 
-from mppool.core import bells
+from mppool.core import notifications
 from mppool.core.pool import PoolMachine
 from mppool.shared import ledger as L
 
@@ -121,19 +121,21 @@ class Row:
         return float(self.cells[L.H_COST] / _NS)
 
     @property
-    def hungry(self) -> bool:
+    def short(self) -> bool:
         """Whether other processes wait for permits: a permit that is put back must be told of."""
-        return bool(self.cells[L.H_HUNGRY])
+        return bool(self.cells[L.H_SHORT])
 
     def lacks(self, machine: PoolMachine) -> bool:
         """Whether the manager must be told of callers in line."""
-        return bells.lacks(machine.demand, self.cells[self._known], self.cells[self._credit])
+        return notifications.lacks(machine.demand, self.cells[self._known], self.cells[self._credit])
 
     def spares(self, machine: PoolMachine) -> bool:
         """Whether the manager must be told of permits that callers here need no more."""
         cells = self.cells
-        return self.hungry and bells.spares(machine.demand, len(machine.slots), cells[self._known], cells[self._credit])
+        return self.short and notifications.spares(
+            machine.demand, len(machine.slots), cells[self._known], cells[self._credit]
+        )
 
     def given_up(self, machine: PoolMachine) -> bool:
         """Whether the manager counts on callers that wait no more."""
-        return bells.given_up(machine.demand, self.cells[self._known])
+        return notifications.given_up(machine.demand, self.cells[self._known])

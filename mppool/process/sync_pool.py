@@ -7,7 +7,8 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from mppool.core.pool import Slot, Waiter
-from mppool.database.connection import _RETURNED, PySQLXEngineSync
+from mppool.database.connection.base_connection import RETURNED
+from mppool.database.connection.sync_connection import PySQLXEngineSync
 from mppool.process.handle import Handle
 from mppool.process.lease import THREADS_ONLY, Lease, lends, misused, new
 from mppool.settings import wait_seconds
@@ -69,7 +70,7 @@ class ThreadLease(Lease):
     def __exit__(self, kind: object = None, error: object = None, trace: object = None) -> None:
         local: Any = self._local
         try:
-            self._face._link = _RETURNED  # what `_take_back` does, without the call
+            self._face._link = RETURNED  # what `_take_back` does, without the call
             self.broken = kind
             local.give_back(self)
         except BaseException:

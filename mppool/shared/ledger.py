@@ -1,11 +1,19 @@
 """The ledger: shared memory in which the manager and each member publish what the others need to know.
 
-A header and one row a member, all 64-bit cells; every cell has exactly one writer, so nothing here needs a lock,
-and a writer killed between two stores leaves each cell whole. The order of stores is what makes a crash harmless:
-whoever raises a member's credit writes the ledger before the semaphore, whoever lowers it takes the semaphore
-first. The ledger says at most what was true a moment ago; it grants nothing by itself.
+It is a header and one row for each member, all 64-bit cells. Every cell has exactly one writer, so nothing here needs a
+lock, and a writer that is killed between two stores leaves each cell whole. The order of stores makes a crash harmless:
+a process that raises a member's credit writes the ledger before the semaphore, one that lowers it takes the semaphore
+first. The ledger says what was true a moment ago; it grants nothing by itself.
 
-It is a file in the budget's folder, so that the manager's successor finds it however its predecessor ended.
+It is a file in the budget's folder, so that the manager's successor finds it, however its predecessor ended.
+
+The words, used like this in all rooms:
+
+    member   a process's pool, as the manager knows it. Its number is the index of its row.
+    row      what a member and the manager publish of the member here.
+    account  what the manager's books say of a member (`core.accounts`). Its key is the member's number.
+    seat     the lock by which the kernel tells that a member is still there (`seats`).
+    client   a connection to the manager: of a member, of an owner, or of a process that only asks (`manager.clients`).
 """
 
 from __future__ import annotations
@@ -27,7 +35,7 @@ NEVER = 1 << 62  # a limit that limits nothing
 
 # Header cells; the manager writes them.
 HEADER = 16
-H_MAGIC, H_MAX_SIZE, H_MANAGER, H_STARTED, H_HUNGRY, H_DATABASE, H_STOPPING, H_COST, H_TELLING, H_SPACE = range(10)
+H_MAGIC, H_MAX_SIZE, H_MANAGER, H_STARTED, H_SHORT, H_DATABASE, H_STOPPING, H_COST, H_TELLING, H_SPACE = range(10)
 
 # Row cells. The manager's:
 ROW = 24
@@ -39,6 +47,128 @@ HELD, IN_USE, MOVING, CLOSING, WAITING, SINCE, RIPE_AT, IDLE_SINCE, WARM, COST =
 LOST = 18  # and how many of its connections in use are closed, but not at the server
 
 SIZE = 8 * (HEADER + ROWS * ROW)
+
+NOBODY = -1  # a start that no process has
+
+
+class _Cell:
+    """One cell, as an attribute of a header or a row."""
+
+    __slots__ = ("_index",)
+
+    def __init__(self, index: int) -> None:
+        self._index = index
+
+    def __get__(self, view: _View, owner: type) -> int:
+        return view._cells[view._at + self._index]
+
+    def __set__(self, view: _View, value: int) -> None:
+        view._cells[view._at + self._index] = value
+
+
+class _View:
+    """Some cells by their names. It costs a call for each cell: code that runs at each borrow goes by the numbers."""
+
+    __slots__ = ("_at", "_cells")
+
+    def __init__(self, cells: memoryview[int], at: int) -> None:
+        self._cells, self._at = cells, at
+
+
+class Header(_View):
+    """What the manager publishes of the budget.
+
+    Attributes:
+        magic: `MAGIC`, if it is a ledger of this layout.
+        max_size: permits of the budget.
+        manager, started: the pid and the start time of the manager.
+        short: permits that members lack and nobody could give at the last plan.
+        database: `database_key` of the database.
+        stopping: 1: the budget was stopped and takes no new members.
+        cost: ns that a reconnect takes; 0: not measured.
+        telling: 1: a member rings when its first connection becomes idle.
+        space: `identity.space` of the manager.
+    """
+
+    __slots__ = ()
+
+    magic, max_size, manager, started = _Cell(H_MAGIC), _Cell(H_MAX_SIZE), _Cell(H_MANAGER), _Cell(H_STARTED)
+    short, database, stopping, cost = _Cell(H_SHORT), _Cell(H_DATABASE), _Cell(H_STOPPING), _Cell(H_COST)
+    telling, space = _Cell(H_TELLING), _Cell(H_SPACE)
+
+
+class MemberRow(_View):
+    """What a member and its manager publish of the member.
+
+    Attributes:
+        pid, started: the member's process; pid 0: the row is free. ``started`` is `NOBODY` once the process has ended
+            and connections of it are left at the server.
+        token: the number of its seat; 0: it has none.
+        credit, target, limit: see `core.accounts.Account`.
+        known: callers that use or wait for a connection there, as far as the manager has read of them.
+
+        left: 1: the member left by itself and holds nothing.
+        held, in_use, moving, closing, waiting, since, ripe_at, idle_since, warm, cost: see `core.accounts.Account`.
+        lost: connections in use that are closed, but not at the server.
+    """
+
+    __slots__ = ()
+
+    pid, started, token = _Cell(PID), _Cell(STARTED), _Cell(TOKEN)
+    credit, target, limit, known = _Cell(CREDIT), _Cell(TARGET), _Cell(LIMIT), _Cell(KNOWN)
+    left, lost = _Cell(LEFT), _Cell(LOST)
+    held, in_use, moving, closing = _Cell(HELD), _Cell(IN_USE), _Cell(MOVING), _Cell(CLOSING)
+    waiting, since, ripe_at, idle_since = _Cell(WAITING), _Cell(SINCE), _Cell(RIPE_AT), _Cell(IDLE_SINCE)
+    warm, cost = _Cell(WARM), _Cell(COST)
+
+    @property
+    def key(self) -> tuple[int, int, int]:
+        """Pid, start time and token: which member the row is of."""
+        return self.pid, self.started, self.token
+
+    def assign(self, pid: int, started: int, token: int, warm: int) -> None:
+        """A blank row becomes a member's. The pid is last: until then nobody takes the row for a member's."""
+        self.warm = warm
+        self.started = started
+        self.token = token
+        self.pid = pid
+
+    def order(self, credit: int, target: int, limit: int, known: int) -> int:
+        """Write the manager's cells. Returns the greater of ``known`` and ``credit`` before that.
+
+        The credit follows the target: a member that sees a raised credit beside the old target would take that for an
+        order to come down, and would turn away from its semaphore.
+        """
+        cells, at = self._cells, self._at
+        before = max(cells[at + KNOWN], cells[at + CREDIT])
+        cells[at + LIMIT], cells[at + TARGET], cells[at + CREDIT] = limit, target, credit
+        cells[at + KNOWN] = known
+        return before
+
+    def callers(self) -> tuple[int, int]:
+        """Callers that wait there, and connections in use; never negative, whatever the member wrote."""
+        return max(0, self._cells[self._at + WAITING]), max(0, self._cells[self._at + IN_USE])
+
+    def retire(self, credit: int, busy: int) -> None:
+        """The member's process has ended: the row now stands for connections that its server has not ended.
+
+        Args:
+            credit: as many connections, each with a permit.
+            busy: as many of them may be at work.
+        """
+        self.started, self.token = NOBODY, 0
+        self.in_use = busy
+        for cell in (*FACTS, LOST, TARGET, LIMIT, KNOWN):
+            if cell not in (HELD, IN_USE):
+                self._cells[self._at + cell] = 0
+        self.held = self.credit = credit
+        self.left = 0  # last: until then the member's own word counts that it had nothing open
+
+    def shrink(self, left: int) -> None:
+        """Of a retired member's connections so many are left."""
+        self.in_use = min(self.in_use, left)
+        self.held = min(self.held, left)
+        self.credit = min(self.credit, left)
 
 
 def database_key(key: str) -> int:
@@ -54,7 +184,10 @@ def reserve(fd: int) -> None:
 
 
 class Ledger:
-    """The mapping, and nothing but cells: ``ledger.cells[ledger.row(3) + IN_USE]``.
+    """The mapping: ``ledger.header.max_size``, ``ledger.row(3).in_use``.
+
+    Attributes:
+        cells: all that it is: the header's, then each row's from its `offset` on.
 
     Args:
         fd: the file's descriptor; it stays the caller's, and is not needed any more.
@@ -76,31 +209,38 @@ class Ledger:
         except BaseException:
             os.close(fd)
             raise
-        if ledger.cells[H_MAGIC] != MAGIC:
+        if ledger.header.magic != MAGIC:
             for cell in range(len(ledger.cells)):
                 ledger.cells[cell] = 0
-            ledger.cells[H_MAGIC] = MAGIC
+            ledger.header.magic = MAGIC
         return ledger, fd
 
     def living(self, taken: Callable[[int], bool]) -> list[int]:
-        """Rows of members that are still there, by pid, start time and seat, and have not left.
+        """Members that are still there, by pid, start time and seat, and have not left.
 
         Args:
-            taken: whether the seat of a token may be: see `seats`. Nobody is asked about a row without a token.
+            taken: whether the seat of a token may be taken: see `seats`. It is not called for a row without a token.
         """
-        cells = self.cells
-        return [
-            row
-            for row in range(ROWS)
-            if cells[(at := self.row(row)) + PID]
-            and not cells[at + LEFT]
-            and identity.alive(cells[at + PID], cells[at + STARTED])
-            and (not cells[at + TOKEN] or taken(cells[at + TOKEN]))
-        ]
+        used = (member for member, pid in enumerate(self.column(PID, ROWS)) if pid)
+        return [member for member in used if self._is_living(self.row(member), taken)]
 
     @staticmethod
-    def row(index: int) -> int:
-        return HEADER + index * ROW
+    def _is_living(row: MemberRow, taken: Callable[[int], bool]) -> bool:
+        if row.left or not identity.alive(row.pid, row.started):
+            return False
+        return not row.token or taken(row.token)
+
+    @property
+    def header(self) -> Header:
+        return Header(self.cells, 0)
+
+    def row(self, member: int) -> MemberRow:
+        return MemberRow(self.cells, self.offset(member))
+
+    @staticmethod
+    def offset(member: int) -> int:
+        """The first cell of a member's row."""
+        return HEADER + member * ROW
 
     def facts(self, index: int) -> list[int]:
         """A member's own cells, from held to cost."""

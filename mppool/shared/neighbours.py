@@ -40,12 +40,12 @@ class Found:
     @property
     def known(self) -> bool:
         """Whether this version of mppool can read it."""
-        return bool(self.ledger.cells[L.H_MAGIC] == L.MAGIC)
+        return self.ledger.header.magic == L.MAGIC
 
     @property
     def elsewhere(self) -> bool:
         """Whether its pids are those of another PID namespace."""
-        return bool(self.ledger.cells[L.H_SPACE] != identity.space())
+        return self.ledger.header.space != identity.space()
 
     def has_members(self) -> bool:
         """Whether members of it are, or may be, alive."""
@@ -54,8 +54,8 @@ class Found:
         return bool(self.ledger.living(self._seats.taken))
 
     def has_manager(self) -> bool:
-        cells = self.ledger.cells
-        if not self.elsewhere and identity.alive(cells[L.H_MANAGER], cells[L.H_STARTED]):
+        header = self.ledger.header
+        if not self.elsewhere and identity.alive(header.manager, header.started):
             return True
         return _answers(self._folder)  # one that has only just begun, or is elsewhere
 
@@ -121,7 +121,7 @@ def sibling(root: str, name: str, database: int) -> int | None:
             continue
         try:
             with Found(os.path.join(root, other)) as found:
-                if found.known and found.ledger.cells[L.H_DATABASE] == database and not found.elsewhere:
+                if found.known and found.ledger.header.database == database and not found.elsewhere:
                     return pid
         except OSError:
             continue

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 RUNTIME_DIR = "MPPOOL_RUNTIME_DIR"
 LEDGER, SOCKET, LOG, SEATS = "ledger", "socket", "log", "seats"  # in a budget's folder
-TURN, ASKING = "turn-", "turn-to-ask-"  # and a number, there: see `turns`
+FILE_SLOT, ASKING = "slot-", "slot-to-ask-"  # and a number, there: see `file_slots`
 LOCK = ".lock"  # in the root: held while a manager is launched, and while one leaves; no budget can have such a name
 
 
@@ -145,7 +145,7 @@ def remove_folder(path: str) -> None:
     """Take a budget's folder away, as far as it is still there, and the lock with the last one. Only under the lock."""
     try:
         for name in os.listdir(path):
-            if name in (SOCKET, LEDGER, LOG, SEATS) or name.startswith(TURN):
+            if name in (SOCKET, LEDGER, LOG, SEATS) or name.startswith(FILE_SLOT):
                 os.unlink(os.path.join(path, name))
         os.rmdir(path)
     except OSError:

@@ -26,7 +26,7 @@ from typing import Any
 import psutil
 
 from mppool import PoolManager
-from mppool.process.member import Member
+from mppool.membership.member import Member
 from mppool.settings import BudgetSettings
 from mppool.shared import ledger as L
 from scripts.benchmarks.contract import Benchmark, Sample, Setting
@@ -124,7 +124,7 @@ class Seats:
         if cells[at + L.HELD] > cells[at + L.TARGET] and (ripe or cells[at + L.HELD] > cells[at + L.LIMIT]):
             cells[at + L.HELD] = cells[at + L.IDLE_SINCE] = 0
             seat.semaphore.give()
-            if cells[L.H_HUNGRY]:
+            if cells[L.H_SHORT]:
                 seat.channel.ring()
 
     def leave(self) -> None:

@@ -129,11 +129,11 @@ def _to_the_cores(conn: Any) -> float:
 
 def _asking(link: Any, sql: str, parameters: dict[str, Any] | None) -> Callable[[], Any]:
     """The core's call for this statement, driven as ours is."""
-    from mppool.database import statements
-    from mppool.database.driver import drive
+    from mppool.database.runtime.loop_stand_in import drive
+    from mppool.database.sql import statements
 
     parsed = statements.parse(link.provider, sql)
-    statement = statements.build(link.core, link.provider, parsed, sql, parameters)
+    statement = statements.build(link.driver, link.provider, parsed, sql, parameters)
     return lambda: drive(link.conn.query_typed(statement))
 
 
@@ -150,7 +150,7 @@ def _pysqlx_engine_async(setting: Setting) -> Sample:
 
 
 def _core(setting: Setting) -> Sample:
-    from mppool.database.opening import open_link
+    from mppool.database.connection.opening import open_link
     from mppool.settings import Database
 
     sample = {}

@@ -174,8 +174,8 @@ async def _taken_async(free: list[Any]) -> AsyncIterator[Any]:
 
 @contextmanager
 def _core(uri: str, size: int, warm: int) -> Iterator[peers.Face]:
-    from mppool.database.driver import drive
-    from mppool.database.opening import open_link
+    from mppool.database.connection.opening import open_link
+    from mppool.database.runtime.loop_stand_in import drive
     from mppool.settings import Database
 
     links = [open_link(Database.parse(uri)) for _ in range(size)]
@@ -187,7 +187,7 @@ def _core(uri: str, size: int, warm: int) -> Iterator[peers.Face]:
 
 @asynccontextmanager
 async def _core_async(uri: str, size: int, warm: int) -> AsyncIterator[peers.Face]:
-    from mppool.database.opening import opening
+    from mppool.database.connection.opening import opening
     from mppool.settings import Database
 
     links = [await opening(Database.parse(uri)) for _ in range(size)]

@@ -1,8 +1,8 @@
 """This project's pool in the simulated world: the one file here that knows its insides.
 
-Real are the ledger's layout, `Row`, `Books`, `Treasury`, `Pace` and `PoolMachine`; simulated time is passed to them as
-`now`. Modelled by hand are the local pool, the agent, the gate and the workshop of a process, and the bells between
-processes. Nobody dies, nothing fails, no connection gets too old.
+Real are the ledger's layout, `Row`, `Books`, `Allocator`, `Pace` and `PoolMachine`; simulated time is passed to them as
+`now`. Modelled by hand are the local pool, the agent, the connect limiter and the connector of a process, and the bells
+between processes. Nobody dies, nothing fails, no connection gets too old.
 
 Every permit that is taken counts as a connection, from before it is opened until its end is reported. More of them than
 the budget has, at any instant, ends the simulation with `Overspent`.
@@ -17,13 +17,13 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
-from mppool.core import books
+from mppool.core import policy, wants
 from mppool.core.pool import Close, PoolMachine, Serve, Shortage, Slot, Tend, Waiter
-from mppool.manager import treasury
-from mppool.manager.server import Pace
-from mppool.process.gate import ASK_AGAIN, AT_ONCE
+from mppool.manager import allocator
+from mppool.manager.pace import Pace
+from mppool.process.connect_limiter import ASK_AGAIN, AT_ONCE
+from mppool.process.connector import RECENT
 from mppool.process.row import Row
-from mppool.process.workshop import RECENT
 from mppool.settings import PoolSettings
 from mppool.shared import ledger as L
 from scripts.simulation.engine import MS, Interpreter
@@ -46,7 +46,7 @@ NEVER = 1e9  # seconds from now
 
 def constants() -> dict[str, Any]:
     """The policy's constants, by name: where each is to be set."""
-    return _numbers(books, books.Books, Shortage, Pace)
+    return _numbers(policy, policy.Policy, wants, Shortage, Pace)
 
 
 def inputs() -> dict[str, Any]:
@@ -136,13 +136,13 @@ class Mppool(Pool):
         self.permits = permits
         self.open = self.opening = 0  # connections, over all processes
         self.memory = Memory()
-        self.treasury = treasury.Treasury(self.memory, permits, self._ring_member, world.processors.cores)
+        self.allocator = allocator.Allocator(self.memory, permits, self._ring_member, world.processors.cores)
         self._interpreter, self._pace = Interpreter(), Pace()
         self._rang: set[int] = set()
         self._due, self._planned = False, 0
-        with mock.patch.object(treasury, "make", Semaphore):
+        with mock.patch.object(allocator, "make", Semaphore):
             for number in range(world.processes):
-                self.treasury.attach(number + 1, 1, minimum, world.events.now)
+                self.allocator.attach(number + 1, 1, minimum, world.events.now)
         self.processes = [Process(self, number, minimum) for number in range(world.processes)]
         for process in self.processes:
             process.wake()
@@ -167,7 +167,7 @@ class Mppool(Pool):
         self._pace.settles(now)
         rang, self._rang, self._due = self._rang, set(), False
         memory.read = memory.looked = 0
-        again = self.treasury.settle(now, sorted(rang))
+        again = self.allocator.settle(now, sorted(rang))
         self._planned += 1
         if again is not None:
             self.world.events.at(again + 1e-6, self._settle_again, self._planned)
@@ -202,17 +202,17 @@ class Mppool(Pool):
 
 
 class Process:
-    """One process: its local pool, agent, gate and workshop. Each method names the code that it stands for."""
+    """One process: local pool, agent, connect limiter and connector. Each method names the code that it stands for."""
 
     def __init__(self, pool: Mppool, number: int, minimum: int) -> None:
         self.pool, self.world, self.events, self.number = pool, pool.world, pool.world.events, number
         self.machine, self.row = PoolMachine(minimum, NEVER), Row()
-        self.row.sit(pool.memory.cells, L.Ledger.row(number))
+        self.row.sit(pool.memory.cells, L.Ledger.offset(number))
         self.interpreter = pool.world.interpreters[number]
-        semaphore: Any = pool.treasury.semaphores[number]
+        semaphore: Any = pool.allocator.semaphores[number]
         self.semaphore: Semaphore = semaphore
         self.semaphore.given = lambda: self.events.after(BELL, self._given)
-        self.random = pool.world.stream(f"gate {number}")
+        self.random = pool.world.stream(f"connect limiter {number}")
         self.turns = PoolSettings().connect_concurrency
         self.recent: deque[float] = deque(maxlen=RECENT)
         self.closed_until = 0.0
@@ -258,7 +258,7 @@ class Process:
         else:
             self.close(action.slot)
 
-    # -- Workshop --------------------------------------------------------------------------------------------
+    # -- Connector --------------------------------------------------------------------------------------------
 
     def open(self, slot: Slot, began: float, steps: int) -> None:
         """By turns under the interpreter's lock and outside it."""
@@ -297,14 +297,14 @@ class Process:
         self.machine.closed(slot)
         self.pool.open -= 1
         self.semaphore.give()
-        wanted = self.row.hungry
+        wanted = self.row.short
         self.row.publish(self.machine)
         if wanted:
             self.ring()
         if self.machine.to_open() > 0:
             self.wake()
 
-    # -- Gate ------------------------------------------------------------------------------------------------
+    # -- ConnectLimiter --------------------------------------------------------------------------------------
 
     def opens_at(self) -> float:
         return NEVER if len(self.machine.opening) >= AT_ONCE else max(self.events.now, self.closed_until)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from rich.console import Console
 from rich.table import Table
 
-from mppool.manager.server import KEPT
+from mppool.manager.clients import KEPT
 
 MEMORY_GROWTH = (0.10, 4.0)  # of what it was, and MiB
 

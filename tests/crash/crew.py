@@ -20,7 +20,7 @@ from typing import Any
 
 from mppool import PoolManager, errors
 from mppool.process import registry
-from mppool.process.workshop import RECENT
+from mppool.process.connector import RECENT
 from mppool.shared import identity, paths
 from mppool.shared import ledger as L
 from tests.crash import faults
@@ -46,7 +46,7 @@ class Books:
 
     def column(self, cell: int) -> dict[int, int]:
         """{pid: value} of all rows, as it stood at one moment: read until two readings agree."""
-        cells, rows = self.cells, [self._ledger.row(index) for index in range(64)]
+        cells, rows = self.cells, [self._ledger.offset(index) for index in range(64)]
 
         def read() -> list[tuple[int, int]]:
             return [(cells[at + L.PID], cells[at + cell]) for at in rows]
@@ -58,13 +58,13 @@ class Books:
 
     def lowest(self) -> int:
         """The pid of the member that has the lowest row."""
-        return next(pid for at in map(self._ledger.row, range(64)) if (pid := int(self.cells[at + L.PID])))
+        return next(pid for at in map(self._ledger.offset, range(64)) if (pid := int(self.cells[at + L.PID])))
 
     def __str__(self) -> str:
         """Who has what, a line a member."""
         names = ["CREDIT", "TARGET", "LIMIT", "KNOWN", "LEFT", "HELD", "IN_USE", "MOVING", "CLOSING", "WAITING"]
-        rows = [at for at in map(self._ledger.row, range(64)) if self.cells[at + L.PID]]
-        told = [f"manager {self.manager()}, alive: {self.managed()}, hungry {self.cells[L.H_HUNGRY]}"]
+        rows = [at for at in map(self._ledger.offset, range(64)) if self.cells[at + L.PID]]
+        told = [f"manager {self.manager()}, alive: {self.managed()}, hungry {self.cells[L.H_SHORT]}"]
         for at in rows:
             told.append(
                 f"{self.cells[at + L.PID]}: {', '.join(f'{n} {self.cells[at + getattr(L, n)]}' for n in names)}"
@@ -218,8 +218,8 @@ class Actions:
     def reconnects_in(self, seconds: float) -> None:
         """From now on, opening a connection takes so long by this process's experience."""
         pool = registry._pools[self.manager.name]
-        pool.workshop.recent.extend([seconds] * RECENT)
-        pool.workshop.publish_cost()
+        pool.connector.recent.extend([seconds] * RECENT)
+        pool.connector.publish_cost()
 
     def run(self, threads: int, tasks: int) -> None:
         self.load = Load(self.manager, threads, tasks)

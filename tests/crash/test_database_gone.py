@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from mppool import PoolManager, errors
-from mppool.database import opening, reasons
+from mppool.database.connection import opening, reasons
 from tests.beats import Clock
 from tests.crash.crew import REPEAT, Puppet, crew, say
 from tests.private_servers import NoServer, Postgres

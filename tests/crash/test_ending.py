@@ -19,7 +19,7 @@ import psutil
 import pytest
 
 from mppool import PoolManager
-from mppool.process import ending
+from mppool.reaper import terminating
 from mppool.shared import ledger as L
 from mppool.shared import paths
 from tests.crash.crew import REPEAT, SLOWEST, Books, crew, say, watched
@@ -181,7 +181,7 @@ def test_the_password_is_nowhere_to_be_read(limited_user: Callable[[int], tuple[
                             seen += file.read()
                     except OSError:
                         pass
-            assert b"mppool.process.ending" in seen
+            assert b"mppool.reaper.terminating" in seen
             assert SECRET.encode() not in seen
             assert connection not in judge.list()
         with open(os.path.join(paths.folder(manager.name), paths.LOG)) as log:
@@ -267,7 +267,7 @@ class Said:
         return None
 
     def query_as_dict(self, sql: str) -> list[dict[str, Any]]:
-        if sql == ending._OWN["mysql"]:
+        if sql == terminating._OWN["mysql"]:
             return [{"place": self.own}]
         return [{"id": id, "place": place} for id, place in self.others.items()]
 
@@ -289,7 +289,7 @@ class Said:
     ],
 )
 def test_whether_the_server_sees_us(here: tuple[str, int] | None, own: str, sees: bool) -> None:
-    server = ending.Server(Said(own, {}))  # type: ignore[arg-type]
+    server = terminating.Server(Said(own, {}))  # type: ignore[arg-type]
     server.here = here
     assert server.sees_us() is sees
 
@@ -303,7 +303,7 @@ def test_whether_the_server_sees_us(here: tuple[str, int] | None, own: str, sees
     ],
 )
 def test_only_what_comes_from_that_very_place(own: str, others: dict[int, str]) -> None:
-    server = ending.Server(Said(own, others))  # type: ignore[arg-type]
+    server = terminating.Server(Said(own, others))  # type: ignore[arg-type]
     server.here = ("127.0.0.1", 4000)
     assert server.older([("127.0.0.1", 4001), ("::ffff:127.0.0.1", 4001)]) == [1]
     assert server.older([]) == []

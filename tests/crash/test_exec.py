@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import pytest
 
 from mppool import PoolManager
-from mppool.process import succession
+from mppool.membership import succession
 from mppool.shared import ledger as L
 from tests.crash.crew import Books, crew, kill_manager, succeeded
 from tests.crash.test_succession import no_manager

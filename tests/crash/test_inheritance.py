@@ -1,4 +1,4 @@
-"""The treasury between two managers: a walk of members that come, borrow, leave and die, and of managers that are
+"""The allocator between two managers: a walk of members that come, borrow, leave and die, and of managers that are
 killed between any two stores; and single decisions by hand.
 
 The truth is counted apart: what members hold and what lies on their semaphores. It is never more than there is.
@@ -16,9 +16,9 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from mppool.core.books import Books
-from mppool.manager import treasury as module
-from mppool.manager.treasury import Treasury
+from mppool.core.policy import Policy
+from mppool.manager import allocator as module
+from mppool.manager.allocator import Allocator
 from mppool.shared import ledger as L
 from tests.manager.watched import Budget, opened
 
@@ -99,7 +99,7 @@ class Seat:
 
 
 class Succession(RuleBasedStateMachine):
-    treasury_class = Treasury
+    allocator_class = Allocator
 
     def __init__(self) -> None:
         super().__init__()
@@ -121,27 +121,27 @@ class Succession(RuleBasedStateMachine):
     def reign(self) -> None:
         """A manager begins with what the ledger says."""
         self.fuse.left = None
-        self.treasury = self.treasury_class(self.ledger, MAX_SIZE, lambda member: None)
+        self.allocator = self.allocator_class(self.ledger, MAX_SIZE, lambda member: None)
         living = {seat.at: seat for seat in self.seats if seat.at >= 0}
         for row in range(L.ROWS):
-            at = self.ledger.row(row)
+            at = self.ledger.offset(row)
             if self.raw[at + L.PID]:
-                self.treasury.inherit(row, self.now)
+                self.allocator.inherit(row, self.now)
                 if at not in living:
-                    self.mourn(row)
+                    self.await_unshared(row)
         for seat in self.seats:
             seat.row = None
 
-    def mourn(self, row: int) -> None:
+    def await_unshared(self, row: int) -> None:
         """Nobody has the sockets of the dead any more, but what they held is known until the server has ended it."""
-        held = self.raw[self.ledger.row(row) + L.HELD]
+        held = self.raw[self.ledger.offset(row) + L.HELD]
         assert held >= self.orphans.get(row, 0)
         if row in self.orphans:
-            self.treasury.bury(row, held, self.now)
+            self.allocator.retire(row, held, self.now)
             for _ in range(held - self.orphans[row]):
-                self.treasury.buried(row, self.now)
+                self.allocator.ended(row, self.now)
         else:
-            self.treasury.leave(row)
+            self.allocator.leave(row)
 
     def do(self, action: Any, *args: Any) -> Any:
         try:
@@ -152,7 +152,7 @@ class Succession(RuleBasedStateMachine):
 
     def settle(self) -> None:
         self.now += 0.01
-        self.do(self.treasury.settle, self.now, list(self.treasury.books.accounts))
+        self.do(self.allocator.settle, self.now, list(self.allocator.books.accounts))
 
     @rule(steps=st.integers(0, 25))
     def light(self, steps: int) -> None:
@@ -181,11 +181,11 @@ class Succession(RuleBasedStateMachine):
         self.numbers += 1
         seat = Seat(self.numbers)
         try:
-            seat.row = self.do(self.treasury.attach, seat.pid, 1, warm, self.now, seat.token)
+            seat.row = self.do(self.allocator.attach, seat.pid, 1, warm, self.now, seat.token)
         except Killed:
             return
         assert seat.row is not None
-        seat.at, seat.semaphore = self.ledger.row(seat.row), self.treasury.semaphores[seat.row]  # type: ignore[assignment]
+        seat.at, seat.semaphore = self.ledger.offset(seat.row), self.allocator.semaphores[seat.row]  # type: ignore[assignment]
         self.seats.append(seat)
         self.publish(seat)
 
@@ -194,14 +194,14 @@ class Succession(RuleBasedStateMachine):
     def come_back(self, data: st.DataObject) -> None:
         seat = data.draw(st.sampled_from([seat for seat in self.seats if seat.row is None]))
         try:
-            row = self.do(self.treasury.attach, seat.pid, 1, 0, self.now, seat.token)
+            row = self.do(self.allocator.attach, seat.pid, 1, 0, self.now, seat.token)
             assert row is not None
-            self.do(self.treasury.awaits, row)
+            self.do(self.allocator.awaits, row)
         except Killed:
             return
-        assert self.ledger.row(row) == seat.at, "it gets the row that it had"
+        assert self.ledger.offset(row) == seat.at, "it gets the row that it had"
         seat.row, seat.declared, seat.said = row, False, seat.held
-        seat.semaphore = self.treasury.semaphores[row]  # what lay on the other has been drained
+        seat.semaphore = self.allocator.semaphores[row]  # what lay on the other has been drained
 
     @precondition(lambda self: any(not seat.declared and seat.row is not None for seat in self.seats))
     @rule(data=st.data())
@@ -209,7 +209,7 @@ class Succession(RuleBasedStateMachine):
         seat = data.draw(st.sampled_from([s for s in self.seats if not s.declared and s.row is not None]))
         seat.declared = True
         try:
-            self.do(self.treasury.declare, seat.row, seat.said, self.now)
+            self.do(self.allocator.declare, seat.row, seat.said, self.now)
         except Killed:
             pass
 
@@ -248,9 +248,9 @@ class Succession(RuleBasedStateMachine):
         try:
             if orphans:
                 self.orphans[seat.row] = orphans
-                self.do(self.treasury.bury, seat.row, orphans, self.now)
+                self.do(self.allocator.retire, seat.row, orphans, self.now)
             else:
-                self.do(self.treasury.leave, seat.row)
+                self.do(self.allocator.leave, seat.row)
         except Killed:
             pass
 
@@ -262,7 +262,7 @@ class Succession(RuleBasedStateMachine):
         if not self.orphans[row]:
             del self.orphans[row]
         try:
-            self.do(self.treasury.buried, row, self.now)
+            self.do(self.allocator.ended, row, self.now)
         except Killed:
             pass
 
@@ -271,7 +271,7 @@ class Succession(RuleBasedStateMachine):
     @invariant()
     def never_more_than_there_is(self) -> None:
         assert sum(seat.real for seat in self.seats) + sum(self.orphans.values()) <= MAX_SIZE
-        assert self.treasury.books.accounts.free >= 0
+        assert self.allocator.books.accounts.free >= 0
 
     @invariant()
     def the_ledger_shows_at_least_what_is_out(self) -> None:
@@ -286,18 +286,18 @@ class Succession(RuleBasedStateMachine):
         for row in list(self.orphans):
             while self.orphans.get(row):
                 self.orphans[row] -= 1
-                self.treasury.buried(row, self.now)
+                self.allocator.ended(row, self.now)
             del self.orphans[row]
         for seat in self.seats:
             if seat.row is None:
-                row = self.treasury.attach(seat.pid, 1, 0, self.now, seat.token)
+                row = self.allocator.attach(seat.pid, 1, 0, self.now, seat.token)
                 assert row is not None
-                self.treasury.awaits(row)
+                self.allocator.awaits(row)
                 seat.row, seat.declared, seat.said = row, False, seat.held
-                seat.semaphore = self.treasury.semaphores[row]  # type: ignore[assignment]
+                seat.semaphore = self.allocator.semaphores[row]  # type: ignore[assignment]
             if not seat.declared:
                 seat.declared = True
-                self.treasury.declare(seat.row, seat.said, self.now)
+                self.allocator.declare(seat.row, seat.said, self.now)
             self.publish(seat, waiting=0)
         if self.seats:
             first, *others = self.seats
@@ -306,8 +306,8 @@ class Succession(RuleBasedStateMachine):
             assert first.real == MAX_SIZE - sum(seat.held for seat in others), "a permit is lost"
 
 
-def walk(treasury_class: type[Treasury], examples: int) -> None:
-    machine = type("Walk", (Succession,), {"treasury_class": treasury_class})
+def walk(allocator_class: type[Allocator], examples: int) -> None:
+    machine = type("Walk", (Succession,), {"allocator_class": allocator_class})
     run_state_machine_as_test(
         machine,
         settings=settings(
@@ -315,17 +315,17 @@ def walk(treasury_class: type[Treasury], examples: int) -> None:
             stateful_step_count=40,
             deadline=None,
             suppress_health_check=list(HealthCheck),
-            phases=list(Phase) if treasury_class is Treasury else [Phase.generate],  # a planted bug need not be small
+            phases=list(Phase) if allocator_class is Allocator else [Phase.generate],  # a planted bug need not be small
             report_multiple_bugs=False,
         ),
     )
 
 
 def test_managers_may_be_killed_between_any_two_stores() -> None:
-    walk(Treasury, 300)
+    walk(Allocator, 300)
 
 
-class TrustsTheLedger(Treasury):
+class TrustsTheLedger(Allocator):
     """Believes that the absent hold what they last reported."""
 
     def inherit(self, row: int, now: float) -> None:
@@ -333,7 +333,7 @@ class TrustsTheLedger(Treasury):
         self.books.accounts.change(row, min(0, self.ledger.facts(row)[0] - self.books.accounts[row].credit), now)
 
 
-class GrantsToTheAbsent(Treasury):
+class GrantsToTheAbsent(Allocator):
     """Asks things of members that have not declared."""
 
     def inherit(self, row: int, now: float) -> None:
@@ -344,19 +344,19 @@ class GrantsToTheAbsent(Treasury):
         self.undeclared.add(member)
 
 
-class ForgetsWhatTheServerHolds(Treasury):
-    def bury(self, member: int, connections: int, now: float, busy: int | None = None) -> None:
-        super().bury(member, connections, now, busy)
+class ForgetsWhatTheServerHolds(Allocator):
+    def retire(self, member: int, connections: int, now: float, busy: int | None = None) -> None:
+        super().retire(member, connections, now, busy)
         self.books.accounts.change(member, -1, now)
 
 
-class SemaphoreFirst(Treasury):
+class SemaphoreFirst(Allocator):
     def settle(self, now: float, rang: Iterable[int] = ()) -> float | None:
         grants, self._publish_later = [], []  # type: ignore[var-annotated]
-        real = Books.plan
+        real = Policy.plan
 
-        def plan(books: Books, now: float) -> Any:
-            made = real(books, now)
+        def plan(policy: Policy, now: float) -> Any:
+            made = real(policy, now)
             for member, permits in made.grants:
                 self.semaphores[member].give(permits)
                 grants.append(member)
@@ -364,15 +364,15 @@ class SemaphoreFirst(Treasury):
             return made
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Books, "plan", plan)
+            patch.setattr(Policy, "plan", plan)
             return super().settle(now, rang)
 
 
-class ForgetsTheDead(Treasury):
+class ForgetsTheDead(Allocator):
     """Keeps them in its own books only."""
 
-    def bury(self, member: int, connections: int, now: float, busy: int | None = None) -> None:
-        super().bury(member, connections, now, busy)
+    def retire(self, member: int, connections: int, now: float, busy: int | None = None) -> None:
+        super().retire(member, connections, now, busy)
         self.ledger.clear(member)
 
 
@@ -380,7 +380,7 @@ class ForgetsTheDead(Treasury):
     "planted",
     [TrustsTheLedger, GrantsToTheAbsent, ForgetsWhatTheServerHolds, ForgetsTheDead, SemaphoreFirst],
 )
-def test_the_walk_finds_planted_bugs(planted: type[Treasury]) -> None:
+def test_the_walk_finds_planted_bugs(planted: type[Allocator]) -> None:
     with pytest.raises((AssertionError, KeyError)):
         walk(planted, 5000)  # it ends with the first that is found
 
@@ -394,87 +394,87 @@ def budget() -> Iterator[Budget]:
         yield made
 
 
-def successor(budget: Budget, *rows: int) -> Treasury:
-    for semaphore in budget.treasury.semaphores.values():
+def successor(budget: Budget, *rows: int) -> Allocator:
+    for semaphore in budget.allocator.semaphores.values():
         semaphore.close()
-    budget.treasury = Treasury(budget.ledger, budget.max_size, budget.bells.append)
+    budget.allocator = Allocator(budget.ledger, budget.max_size, budget.bells.append)
     for row in rows:
-        budget.treasury.inherit(row, 0.0)
-    return budget.treasury
+        budget.allocator.inherit(row, 0.0)
+    return budget.allocator
 
 
 def test_all_that_was_ever_put_on_an_absent_account_counts_as_used(budget: Budget) -> None:
     absent = budget.worker(3)
-    treasury = successor(budget, absent)
+    allocator = successor(budget, absent)
     newcomer = budget.attach()
     budget.report(newcomer, waiting=4)
     budget.settle()
     assert budget.credits()[:2] == [3, 1]
     assert budget.bells == [], "there is nobody to be rung"
-    assert treasury.books.accounts.free == 0
+    assert allocator.books.accounts.free == 0
 
 
 def test_a_declaration_is_in_the_ledger_before_what_it_frees_is_granted(budget: Budget) -> None:
     """A manager killed in between would leave a ledger in which the permits stand twice."""
     member = budget.worker(3)
-    at = budget.ledger.row(member)
-    treasury = successor(budget, member)
-    treasury.semaphores[member] = module.make()
-    treasury.declare(member, 1, 0.0)
+    at = budget.ledger.offset(member)
+    allocator = successor(budget, member)
+    allocator.semaphores[member] = module.make()
+    allocator.declare(member, 1, 0.0)
     assert budget.ledger.cells[at + L.CREDIT] == 1
 
 
 def test_who_declares_less_frees_the_rest(budget: Budget) -> None:
     absent = budget.worker(3)
-    budget.ledger.cells[budget.ledger.row(absent) + L.TOKEN] = 77
-    treasury = successor(budget, absent)
-    assert treasury.attach(os.getpid(), 1, 0, 0.0, 77) == absent
-    treasury.declare(absent, 1, 0.0)
-    assert (budget.credit(absent), treasury.books.accounts.free, treasury.undeclared) == (1, 3, set())
+    budget.ledger.cells[budget.ledger.offset(absent) + L.TOKEN] = 77
+    allocator = successor(budget, absent)
+    assert allocator.attach(os.getpid(), 1, 0, 0.0, 77) == absent
+    allocator.declare(absent, 1, 0.0)
+    assert (budget.credit(absent), allocator.books.accounts.free, allocator.undeclared) == (1, 3, set())
 
 
 @pytest.mark.parametrize(("pid", "started", "token"), [(0, 1, 77), (None, 2, 77), (None, 1, 78), (None, 1, 0)])
 def test_an_account_is_nobody_elses(budget: Budget, pid: int | None, started: int, token: int) -> None:
     absent = budget.worker(3)
-    budget.ledger.cells[budget.ledger.row(absent) + L.TOKEN] = 77 if token else 0
-    treasury = successor(budget, absent)
-    other = treasury.attach(os.getpid() if pid is None else pid, started, 0, 0.0, token)
+    budget.ledger.cells[budget.ledger.offset(absent) + L.TOKEN] = 77 if token else 0
+    allocator = successor(budget, absent)
+    other = allocator.attach(os.getpid() if pid is None else pid, started, 0, 0.0, token)
     assert other is not None
     assert other != absent
 
 
 def test_the_dead_keep_what_the_server_has(budget: Budget) -> None:
     dead, other = budget.worker(3), budget.attach()
-    budget.treasury.bury(dead, 2, 0.0)
+    budget.allocator.retire(dead, 2, 0.0)
     budget.report(other, waiting=4)
     budget.settle()
     assert budget.take_all(other) == 2
     for free in (3, 4):
-        budget.treasury.buried(dead, 0.0)
+        budget.allocator.ended(dead, 0.0)
         budget.settle()
         budget.take_all(other)
         assert budget.credit(other) == free
-    assert dead not in budget.treasury.books.accounts
+    assert dead not in budget.allocator.books.accounts
     assert budget.attach() == dead, "its row is there for others"
 
 
 def test_more_connections_than_permits_are_no_more_permits(budget: Budget) -> None:
     dead = budget.worker(1)
-    budget.treasury.bury(dead, 4, 0.0)
-    assert budget.treasury.books.accounts.free == 3
-    budget.treasury.buried(dead, 0.0)
-    assert budget.treasury.books.accounts.free == 4
+    budget.allocator.retire(dead, 4, 0.0)
+    assert budget.allocator.books.accounts.free == 3
+    budget.allocator.ended(dead, 0.0)
+    assert budget.allocator.books.accounts.free == 4
 
 
 def test_overdrawn_by_the_absent(budget: Budget) -> None:
     """More was put on accounts than there is: it takes a deleted folder. There is nobody to be asked for it yet."""
     one, other = budget.worker(3), budget.worker(1)
-    budget.ledger.cells[budget.ledger.row(other) + L.CREDIT] = 3
-    treasury = successor(budget, one, other)
+    budget.ledger.cells[budget.ledger.offset(other) + L.CREDIT] = 3
+    allocator = successor(budget, one, other)
     budget.settle()
-    assert treasury.books.accounts.free == -2
-    treasury.declare(one, 3, 0.0)
-    treasury.semaphores[one] = module.make()
+    assert allocator.books.accounts.free == -2
+    allocator.declare(one, 3, 0.0)
+    allocator.semaphores[one] = module.make()
     budget.report(one, held=3, in_use=3)
     budget.settle()
     assert budget.cell(one, L.LIMIT) == 1, "the one that is there is asked for it"
@@ -484,7 +484,7 @@ def test_the_credit_is_the_last_cell_to_be_written(budget: Budget, monkeypatch: 
     """Who sees it raised must see the new target beside it."""
     member = budget.attach()
     budget.report(member, waiting=2)
-    at, cells, seen = budget.ledger.row(member), budget.ledger.cells, []
+    at, cells, seen = budget.ledger.offset(member), budget.ledger.cells, []
 
     class Recorded(Cells):
         def __setitem__(self, cell: int, value: int) -> None:

@@ -23,7 +23,8 @@ from typing import Any
 import pytest
 
 from mppool import PoolManager
-from mppool.manager import launcher, server
+from mppool.manager import clients
+from mppool.membership import launcher
 from mppool.shared import ledger as L
 from mppool.shared import paths
 from tests.crash import crew as kit
@@ -95,7 +96,7 @@ class Stage:
 
     def _tidy(self) -> bool:
         manager, *survivors = (now - usual for now, usual in zip(self.fds(), self.usual, strict=True))
-        kept = server.KEPT * len(survivors) if self._seen is not None else 0  # sockets that it may still look at
+        kept = clients.KEPT * len(survivors) if self._seen is not None else 0  # sockets that it may still look at
         return manager <= kept and max(survivors) <= 0
 
     def full_budget(self) -> float:
@@ -293,13 +294,13 @@ def leave(self, member):
 Books.leave = leave
 """,
     "a descriptor stays": """
-from mppool.manager.server import Manager
-real = Manager._see_off
-def see_off(self, guest):
+from mppool.manager.clients import Clients
+real = Clients.disconnect
+def disconnect(self, client):
     import os
-    os.dup(guest.notice)
-    real(self, guest)
-Manager._see_off = see_off
+    os.dup(client.notice)
+    real(self, client)
+Clients.disconnect = disconnect
 """,
 }
 

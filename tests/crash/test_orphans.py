@@ -17,7 +17,7 @@ from collections.abc import Callable
 import pytest
 
 from mppool import PoolManager
-from mppool.manager import orphans, server
+from mppool.manager import orphans, server, unshared
 from mppool.shared import ledger as L
 from tests.crash.crew import REPEAT, SLOWEST, Books, crew, say, succeeded, watched
 from tests.manager.seats import get, served_here, sit, want
@@ -190,7 +190,7 @@ def test_a_connection_that_nobody_had_told_of() -> None:
         ended = time.monotonic()
         dead.channel.hang_up()
         until(lambda: other.cells[other.at + L.CREDIT] == 2)  # the third was not a connection yet, or was reset
-        assert time.monotonic() - ended >= orphans.RESET
+        assert time.monotonic() - ended >= unshared.RESET
         other.channel.ring()
         assert other.cells[other.at + L.CREDIT] == 2
         for got, each in enumerate(theirs, 3):
@@ -219,11 +219,11 @@ def test_one_that_the_server_speaks_on_is_not_free_at_once() -> None:
         dead.channel.hang_up()
         died = time.monotonic()
         until(lambda: other.cells[other.at + L.CREDIT] == 3)
-        until(lambda: time.monotonic() > died + orphans.RESET + orphans.LOOK[1])  # looked at, and listed
+        until(lambda: time.monotonic() > died + unshared.RESET + unshared.LOOK[1])  # looked at, and listed
         theirs.sendall(b"x")
         spoke = time.monotonic()
         until(lambda: other.cells[other.at + L.CREDIT] == 4)
-        assert time.monotonic() - spoke >= orphans.RESET - 2 * orphans.LOOK[1]
+        assert time.monotonic() - spoke >= unshared.RESET - 2 * unshared.LOOK[1]
         theirs.close()
         dead.abandon()
         other.leave()
@@ -267,7 +267,7 @@ def test_where_the_kernel_does_not_tell_it_gets_a_moment() -> None:
     def apart() -> None:
         server.identity.runs = lambda pid, since: False  # the dead ones are not
         theirs.close()
-        orphans.MOURNED = Moment(over)  # type: ignore[assignment]
+        unshared.UNTOLD = Moment(over)  # type: ignore[assignment]
 
     with Whistle() as over, served_here(apart, port=None):
         dead, other = sit(), sit()

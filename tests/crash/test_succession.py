@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from mppool import PoolManager, PySQLXEnginePoolSync, errors
-from mppool.manager import launcher
+from mppool.membership import launcher
 from mppool.settings import PoolSettings
 from mppool.shared import identity, paths
 from mppool.shared import ledger as L

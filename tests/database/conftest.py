@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from mppool.database.connection import PySQLXEngine, PySQLXEngineSync
+from mppool.database.connection.async_connection import PySQLXEngine
+from mppool.database.connection.sync_connection import PySQLXEngineSync
 
 
 class Blocking:

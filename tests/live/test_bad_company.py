@@ -14,9 +14,9 @@ from mppool import PySQLXEnginePool, PySQLXEnginePoolSync, errors
 from mppool.process import lease as lease_module
 from mppool.process.agent import Agent
 from mppool.process.async_pool import TaskWaiter
+from mppool.process.connector import Connector
 from mppool.process.local import LocalPool
 from mppool.process.sync_pool import ThreadWaiter
-from mppool.process.workshop import Workshop
 from tests.live.crowd import ends, together
 from tests.waiting import forked, until
 
@@ -196,7 +196,7 @@ def test_nothing_slow_and_nothing_foreign_happens_under_the_lock(
         (ThreadWaiter, "wake"),
         (TaskWaiter, "wake"),
         (Agent, "held_elsewhere"),
-        (Workshop, "_hook"),
+        (Connector, "_hook"),
     ):
         watch(owner, name)
     with PySQLXEnginePoolSync(sqlite_uri, 0, 1, max_waiting=2, reset=lambda connection: False) as pool:

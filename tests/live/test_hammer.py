@@ -18,8 +18,8 @@ from collections.abc import Iterator
 import pytest
 
 from mppool import PoolManager, PySQLXEnginePool, PySQLXEnginePoolSync, errors
-from mppool.database import flow
-from mppool.database.driver import drive
+from mppool.database.connection import calls
+from mppool.database.runtime.loop_stand_in import drive
 
 SECONDS = float(os.environ.get("MPPOOL_TEST_SECONDS", "3"))
 THREADS, TASKS, PERMITS = 8, 8, 6
@@ -44,7 +44,7 @@ def threads(pool: PySQLXEnginePoolSync, end: float, seen: Counter[str], failures
                 try:
                     with pool.connection(rng.choice([20, 20, 20, 0.0005])) as conn:
                         timeout = rng.uniform(0, 0.001) if rng.random() < 0.02 else None
-                        row = drive(flow.query_first_as_dict(conn._link, f"SELECT {wanted} AS a", None), timeout)
+                        row = drive(calls.query_first_as_dict(conn._link, f"SELECT {wanted} AS a", None), timeout)
                         assert row == {"a": wanted}
                         seen["queries"] += 1
                 except errors.PoolTimeoutError:

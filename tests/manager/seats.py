@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from mppool.manager import launcher
-from mppool.process.member import Member, launch_config
+from mppool.membership import launcher
+from mppool.membership.member import Member, launch_config
 from mppool.settings import BudgetSettings
 from mppool.shared import identity, paths
 from mppool.shared import ledger as L

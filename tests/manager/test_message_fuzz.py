@@ -15,7 +15,7 @@ from typing import Any
 
 import psutil
 
-from mppool.process.member import Member
+from mppool.membership.member import Member
 from mppool.shared.messages import encode
 from tests.manager import seats
 from tests.manager.seats import get, manager_of, sit

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from mppool import PySQLXEnginePoolSync
-from mppool.process.member import Member
+from mppool.membership.member import Member
 from mppool.settings import BudgetSettings
 from mppool.shared import ledger as L
 from mppool.shared import paths

@@ -105,7 +105,7 @@ def test_no_more_threads(sqlite_uri: str, monkeypatch: pytest.MonkeyPatch) -> No
         assert conn.query_first("SELECT 1 AS a").a == 1
 
 
-@pytest.mark.parametrize("name", ["lock", "log", "ledger", "socket", "seats", "turn-0"])
+@pytest.mark.parametrize("name", ["lock", "log", "ledger", "socket", "seats", "slot-0"])
 def test_a_name_is_no_file_of_ours(sqlite_uri: str, name: str) -> None:
     with PoolManager(sqlite_uri, 1, name) as manager, manager.pool().connection(5) as conn:
         assert conn.query_first("SELECT 1 AS a").a == 1

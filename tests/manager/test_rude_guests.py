@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 from mppool import errors
-from mppool.manager import server, treasury
-from mppool.process.member import Member
+from mppool.manager import allocator, server
+from mppool.membership.member import Member
 from mppool.shared import paths
 from mppool.shared.messages import LONGEST, encode
 from tests.manager import seats
@@ -188,7 +188,7 @@ def test_so_is_one_for_whom_there_are_no_descriptors() -> None:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
     def prepare() -> None:
-        treasury.make = fail
+        allocator.make = fail
 
     with served_here(prepare), pytest.raises(errors.ManagerUnavailableError, match=os.strerror(errno.EMFILE)):
         sit()

@@ -10,8 +10,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from mppool.manager import launcher, server
-from mppool.process import member as member_module
+from mppool.manager import server
+from mppool.membership import launcher
+from mppool.membership import member as member_module
 from mppool.shared import ledger as L
 from mppool.shared import messages, paths
 from tests.manager import seats
@@ -67,7 +68,7 @@ def test_a_permit_put_back_goes_to_whoever_waits() -> None:
     holder, taker = sit(max_size=1), sit(max_size=1)
     get(holder, 1)
     want(taker, 1)
-    until(lambda: holder.cells[L.H_HUNGRY] == 1)
+    until(lambda: holder.cells[L.H_SHORT] == 1)
     holder.cells[holder.at + L.HELD] = holder.cells[holder.at + L.IN_USE] = 0
     holder.semaphore.give()
     holder.channel.ring()
@@ -88,9 +89,9 @@ def test_whatever_a_member_says_of_its_times() -> None:
     for cell in (L.SINCE, L.COST):
         odd.cells[odd.at + cell] = L.NEVER
     want(odd, 1)
-    until(lambda: other.cells[L.H_HUNGRY] == 1)
+    until(lambda: other.cells[L.H_SHORT] == 1)
     want(odd, 0)
-    until(lambda: other.cells[L.H_HUNGRY] == 0)
+    until(lambda: other.cells[L.H_SHORT] == 0)
     for member in (odd, other):
         member.leave()
 
@@ -101,7 +102,7 @@ def test_a_dead_members_credit_is_free(holder: Holder, number: signal.Signals) -
     with forked(holder) as child:
         holder.ready.wait()
         want(waiter, 4)
-        until(lambda: waiter.cells[L.H_HUNGRY] == 4)
+        until(lambda: waiter.cells[L.H_SHORT] == 4)
         assert not waiter.semaphore.take()
         assert child.kill(number) == -number
         until(lambda: credit(waiter) == 4)
@@ -112,7 +113,7 @@ def test_who_leaves_frees_what_it_had() -> None:
     leaver, waiter = sit(), sit()
     get(leaver, 4)
     want(waiter, 4)
-    until(lambda: waiter.cells[L.H_HUNGRY] == 4)
+    until(lambda: waiter.cells[L.H_SHORT] == 4)
     at = leaver.at
     leaver.leave()
     until(lambda: credit(waiter) == 4)
@@ -258,7 +259,7 @@ def test_nothing_happens_while_nothing_happens() -> None:
     members = [sit() for _ in range(3)]
     get(members[0], 4)
     want(members[1], 2)
-    until(lambda: members[1].cells[L.H_HUNGRY] == 2)
+    until(lambda: members[1].cells[L.H_SHORT] == 2)
 
     def switches() -> str:
         with open(f"/proc/{manager_of(members[0])}/status") as status:

@@ -13,8 +13,8 @@ from contextlib import ExitStack, contextmanager
 import pytest
 
 from mppool import PoolManager, PySQLXEnginePoolSync, errors
-from mppool.manager import launcher
-from mppool.process.member import Member
+from mppool.membership import launcher
+from mppool.membership.member import Member
 from mppool.shared import ledger as L
 from mppool.shared import messages, room
 from tests.manager.seats import NAME, get, settings, sit

@@ -1,4 +1,4 @@
-"""A treasury on a real ledger and real semaphores, with every store watched as it happens."""
+"""A allocator on a real ledger and real semaphores, with every store watched as it happens."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from mppool.manager import treasury as module
-from mppool.manager.treasury import Treasury
+from mppool.manager import allocator as module
+from mppool.manager.allocator import Allocator
 from mppool.shared import ledger as L
 from mppool.shared.semaphore import make
 
@@ -50,7 +50,7 @@ LONG_AGO = 1  # ns
 
 
 class Budget:
-    """A treasury and what its members do and report."""
+    """A allocator and what its members do and report."""
 
     def __init__(self, max_size: int) -> None:
         self.max_size = max_size
@@ -59,22 +59,22 @@ class Budget:
             os.close(fd)
         self.bells: list[int] = []
         self.grants: list[tuple[int, int]] = []
-        self.treasury = Treasury(self.ledger, max_size, self.bells.append)
+        self.allocator = Allocator(self.ledger, max_size, self.bells.append)
         self.rang: set[int] = set()
 
     def attach(self, warm: int = 0) -> int:
-        member = self.treasury.attach(os.getpid(), 1, warm, 0.0)
+        member = self.allocator.attach(os.getpid(), 1, warm, 0.0)
         assert member is not None
         return member
 
     def member_of(self, semaphore: object) -> int:
-        return next(member for member, each in self.treasury.semaphores.items() if each is semaphore)
+        return next(member for member, each in self.allocator.semaphores.items() if each is semaphore)
 
     def report(self, member: int, **facts: int) -> None:
         for name, value in facts.items():
-            self.ledger.cells[self.ledger.row(member) + getattr(L, name.upper())] = value
+            self.ledger.cells[self.ledger.offset(member) + getattr(L, name.upper())] = value
         idle = self.cell(member, L.HELD) - self.cell(member, L.IN_USE) - self.cell(member, L.MOVING)
-        self.ledger.cells[self.ledger.row(member) + L.IDLE_SINCE] = LONG_AGO if idle > 0 else 0
+        self.ledger.cells[self.ledger.offset(member) + L.IDLE_SINCE] = LONG_AGO if idle > 0 else 0
         self.rang.add(member)
 
     def settle(self, now: float = 100.0) -> float | None:
@@ -82,10 +82,10 @@ class Budget:
         self.bells.clear()
         self.grants.clear()
         rang, self.rang = self.rang, set()
-        return self.treasury.settle(now, rang)
+        return self.allocator.settle(now, rang)
 
     def cell(self, member: int, cell: int) -> int:
-        return self.ledger.cells[self.ledger.row(member) + cell]
+        return self.ledger.cells[self.ledger.offset(member) + cell]
 
     def credit(self, member: int) -> int:
         return self.cell(member, L.CREDIT)
@@ -96,7 +96,7 @@ class Budget:
     def take_all(self, member: int) -> int:
         """The member takes what lies on its semaphore, and says so."""
         taken = 0
-        while self.treasury.semaphores[member].real.take():  # type: ignore[attr-defined]
+        while self.allocator.semaphores[member].real.take():  # type: ignore[attr-defined]
             taken += 1
         self.report(member, held=self.cell(member, L.HELD) + taken)
         return taken
@@ -119,6 +119,6 @@ def opened(max_size: int) -> Iterator[Budget]:
         try:
             yield budget
         finally:
-            for member in list(budget.treasury.semaphores):
-                budget.treasury.leave(member)
+            for member in list(budget.allocator.semaphores):
+                budget.allocator.leave(member)
             budget.ledger.close()

@@ -1,6 +1,6 @@
-"""A budget in one thread: several processes' real pools and a real treasury, at any interleaving.
+"""A budget in one thread: several processes' real pools and a real allocator, at any interleaving.
 
-The code is the package's: `LocalPool` with its agent, workshop and row, and `Treasury` with its books. What lies
+The code is the package's: `LocalPool` with its agent, connector and row, and `Allocator` with its books. What lies
 between and below is made of greenlets: threads, locks, selectors, bells, semaphores, the ledger's cells and the clock.
 Before each load and store of a cell, each give and take of a semaphore, each bell and each lock, the scheduler may have
 another greenlet go on. Processors that keep a store to themselves for a while are not modelled.
@@ -19,19 +19,19 @@ from typing import Any
 import pytest
 from greenlet import GreenletExit, getcurrent, greenlet
 
-from mppool.core.books import CHEAPEST
 from mppool.core.pool import Waiter
-from mppool.manager import treasury as treasury_module
-from mppool.manager.treasury import Treasury
+from mppool.core.wants import CHEAPEST
+from mppool.manager import allocator as allocator_module
+from mppool.manager.allocator import Allocator
 from mppool.process import agent as agent_module
-from mppool.process import gate as gate_module
+from mppool.process import connect_limiter as limiter_module
+from mppool.process import connector as connector_module
 from mppool.process import local as local_module
 from mppool.process import row as row_module
-from mppool.process import workshop as workshop_module
 from mppool.process.local import LocalPool
 from mppool.settings import BudgetSettings, PoolSettings
 from mppool.shared import ledger as L
-from mppool.shared.turns import Turn
+from mppool.shared.file_slots import FileSlot
 
 FOR_EVER = 1e9  # seconds
 HORIZON = 0.1  # seconds in which all that is due after a race must have come to rest: no timer of the policy is longer
@@ -189,16 +189,16 @@ class World:
 
     # -- the manager -----------------------------------------------------------------------------------------
 
-    def reign(self, treasury: Treasury) -> None:
+    def reign(self, allocator: Allocator) -> None:
         """`Manager.run` as far as bells and the clock go."""
-        self.treasury = treasury
+        self.allocator = allocator
         self.spawn(self._settle)
 
     def _settle(self) -> None:
         while True:
             self.wait(lambda: self.bells, self.again_at)
             rang, self.bells = self.bells, set()
-            self.again_at = self.treasury.settle(self.monotonic(), rang)
+            self.again_at = self.allocator.settle(self.monotonic(), rang)
 
     def ring(self, row: int) -> None:
         """The manager rings a member."""
@@ -219,7 +219,7 @@ class World:
         waiting = [number for number, process in enumerate(self.members) if process.pool.machine.waiters]
         if not waiting:
             return
-        free = self.treasury.books.accounts.free
+        free = self.allocator.books.accounts.free
         assert free == 0, f"{waiting} wait, and {free} permits are free"
         for number, process in enumerate(self.members):
             machine = process.pool.machine
@@ -310,7 +310,7 @@ class Lock:
         self.release()
 
 
-class Alarm:
+class WakePipe:
     def __init__(self, world: World) -> None:
         self._world, self._rung, self._ready = world, False, False
 
@@ -329,12 +329,12 @@ class Alarm:
     def close(self) -> None:
         pass
 
-    def ring(self) -> bool:
+    def notify(self) -> bool:
         self._world.step()
         self._rung = True
         return True
 
-    def hush(self) -> None:
+    def clear(self) -> None:
         self._world.step()
         self._rung = False
 
@@ -395,10 +395,10 @@ class Member:
     undeclared = False
 
     def __init__(self, world: World, process: Process) -> None:
-        row = world.treasury.attach(1, 1, 0, world.now)
+        row = world.allocator.attach(1, 1, 0, world.now)
         assert row is not None
-        process.row, self.at, self.cells = row, world.ledger.row(row), world.ledger.cells
-        self.semaphore = process.semaphore = world.treasury.semaphores[row]  # type: ignore[assignment]
+        process.row, self.at, self.cells = row, world.ledger.offset(row), world.ledger.cells
+        self.semaphore = process.semaphore = world.allocator.semaphores[row]  # type: ignore[assignment]
         self.channel = process.channel = Channel(world, row)
         world.bells.add(row)
 
@@ -435,11 +435,11 @@ class Succession:
 
     token, lost, next_try = 0, False, None
 
-    def __init__(self, pool: LocalPool) -> None:
+    def __init__(self, *_: object, **__: object) -> None:
         pass
 
 
-class Hands:
+class Executor:
     def __init__(self, world: World) -> None:
         self.do = world.spawn
 
@@ -467,12 +467,12 @@ class Link:
         return True
 
 
-class Turns:
+class FileSlots:
     def __init__(self, folder: str) -> None:
         pass
 
-    def take(self, count: int) -> Turn:
-        return Turn()
+    def take(self, count: int) -> FileSlot:
+        return FileSlot()
 
 
 class Caller(Waiter):
@@ -567,28 +567,28 @@ def world_of(seed: int, max_size: int, processes: int, provider: str) -> Iterato
     world = World(seed, max_size, provider)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(L, "ROWS", 8)
-        patch.setattr(treasury_module, "make", lambda: Semaphore(world))
-        patch.setattr(gate_module, "Turns", Turns)
-        patch.setattr(gate_module, "one_by_one", lambda database: False)
-        patch.setattr(workshop_module, "Hands", lambda name: Hands(world))
-        patch.setattr(workshop_module, "open_link", lambda database, **options: Link(database.provider))
+        patch.setattr(allocator_module, "make", lambda: Semaphore(world))
+        patch.setattr(limiter_module, "FileSlots", FileSlots)
+        patch.setattr(limiter_module, "one_by_one", lambda database: False)
+        patch.setattr(connector_module, "Executor", lambda name: Executor(world))
+        patch.setattr(connector_module, "open_link", lambda database, **options: Link(database.provider))
         for name, fake in (
-            ("Alarm", lambda: Alarm(world)),
+            ("WakePipe", lambda: WakePipe(world)),
             ("Endings", Endings),
             ("Succession", Succession),
-            ("late", lambda module: None),
+            ("import_late", lambda module: None),
         ):
             patch.setattr(agent_module, name, fake)
         chosen = SimpleNamespace(PollSelector=lambda: Selector(world), EVENT_READ=selectors.EVENT_READ)
         patch.setattr(agent_module, "selectors", chosen)
-        for module in (agent_module, local_module, workshop_module):
+        for module in (agent_module, local_module, connector_module):
             patch.setattr(module, "monotonic", world.monotonic)
         patch.setattr(row_module, "monotonic_ns", lambda: int(world.monotonic() * 1e9))
         patch.setattr(local_module, "threading", SimpleNamespace(RLock=lambda: Lock(world)))
         started = SimpleNamespace(Thread=lambda target, **options: Thread(world, target))
         patch.setattr(agent_module, "threading", started)
         try:
-            world.reign(Treasury(world.ledger, max_size, world.ring))
+            world.reign(Allocator(world.ledger, max_size, world.ring))
             for _ in range(processes):
                 Process(world, patch)
             world.run()

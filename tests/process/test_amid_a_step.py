@@ -28,7 +28,12 @@ from tests.waiting import forked, until
 
 PERMITS = 2
 THOROUGH = "MPPOOL_TEST_REPEAT" in os.environ  # all calls before every bytecode; else before one of four
-PACKAGE = ("/mppool/core/", "/mppool/process/", "/mppool/database/connection.py")
+PACKAGE = (
+    "/mppool/core/",
+    "/mppool/process/",
+    "/mppool/database/connection/sync_connection.py",
+    "/mppool/database/connection/base_connection.py",
+)
 
 
 class Struck(KeyboardInterrupt):

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from mppool.core import books
+from mppool.core import policy
 from mppool.core.pool import Slot
-from mppool.manager.treasury import Treasury
+from mppool.manager.allocator import Allocator
 from scripts.simulation import mppool_model, scenarios
 from scripts.simulation.__main__ import main
 from scripts.simulation.engine import MS, Events, Interpreter, Processors
@@ -208,7 +208,7 @@ def test_a_permit_that_goes_back_before_its_connection_is_closed_is_noticed(monk
 
 
 def test_books_that_invent_permits_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Treasury, "__init__", more_by_one(Treasury.__init__))
+    monkeypatch.setattr(Allocator, "__init__", more_by_one(Allocator.__init__))
     with pytest.raises(Overspent):
         figures(Mppool, lopsided, program=LIGHT)
 
@@ -258,13 +258,13 @@ def test_a_sweep_changes_a_constant_and_puts_it_back() -> None:
 
 
 def test_a_constant_keeps_its_type(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(books, "WHOLE", 3, raising=False)
-    monkeypatch.setattr(books, "SECONDS", 3.0, raising=False)
+    monkeypatch.setattr(policy, "WHOLE", 3, raising=False)
+    monkeypatch.setattr(policy, "SECONDS", 3.0, raising=False)
     with mppool_model.scaled("WHOLE", 0.5) as value:
-        assert value == books.WHOLE == 2  # type: ignore[attr-defined]
+        assert value == policy.WHOLE == 2  # type: ignore[attr-defined]
         assert isinstance(value, int)
     with mppool_model.scaled("SECONDS", 0.5) as value:
-        assert value == books.SECONDS == 1.5  # type: ignore[attr-defined]
+        assert value == policy.SECONDS == 1.5  # type: ignore[attr-defined]
     with mppool_model.scaled("OPEN", 2.0) as value:
         assert value == mppool_model.OPEN
 

@@ -54,7 +54,7 @@ def test_row_cells_are_apart_inside_the_row_and_the_writers_do_not_share_a_cache
 
 
 def test_rows_fill_the_file_without_touching(ledger: Ledger) -> None:
-    starts = [ledger.row(index) for index in range(L.ROWS)]
+    starts = [ledger.offset(index) for index in range(L.ROWS)]
     assert starts[0] == L.HEADER
     assert {after - before for before, after in pairwise(starts)} == {L.ROW}
     assert starts[-1] + L.ROW == len(ledger.cells)
@@ -62,27 +62,27 @@ def test_rows_fill_the_file_without_touching(ledger: Ledger) -> None:
 
 
 def test_facts_are_the_members_cells_in_the_order_of_an_accounts_reports(ledger: Ledger) -> None:
-    """The treasury unpacks them by position into the account's fields of the same names."""
+    """The allocator unpacks them by position into the account's fields of the same names."""
     names = ["held", "in_use", "moving", "closing", "waiting", "since", "ripe_at", "idle_since", "warm", "cost"]
     assert [getattr(L, name.upper()) for name in names] == MEMBERS_CELLS
     assert set(names) <= set(Account.__slots__)
     for row in (0, 7, L.ROWS - 1):
         for value, name in enumerate(names, start=10 * row):
-            ledger.cells[ledger.row(row) + getattr(L, name.upper())] = value
+            ledger.cells[ledger.offset(row) + getattr(L, name.upper())] = value
     for row in (0, 7, L.ROWS - 1):
         assert ledger.facts(row) == list(range(10 * row, 10 * row + 10))
 
 
 def test_never_limits_nothing_and_fits_a_cell(ledger: Ledger) -> None:
-    ledger.cells[ledger.row(0) + L.LIMIT] = L.NEVER
-    assert ledger.cells[ledger.row(0) + L.LIMIT] > 10_000
+    ledger.cells[ledger.offset(0) + L.LIMIT] = L.NEVER
+    assert ledger.cells[ledger.offset(0) + L.LIMIT] > 10_000
 
 
 def test_clear_empties_one_row_and_no_other(ledger: Ledger) -> None:
     for cell in range(L.HEADER, len(ledger.cells)):
         ledger.cells[cell] = cell
     ledger.clear(3)
-    empty = range(ledger.row(3), ledger.row(4))
+    empty = range(ledger.offset(3), ledger.offset(4))
     assert [cell for cell in range(L.HEADER, len(ledger.cells)) if ledger.cells[cell] != cell] == list(empty)
     assert not any(ledger.cells[cell] for cell in empty)
 
@@ -128,10 +128,10 @@ def test_what_cannot_be_a_ledger_leaves_no_descriptor_open(path: str) -> None:
 def test_taking_over_keeps_what_the_predecessor_wrote(ledger: Ledger, path: str) -> None:
     """A successor must see who was there; nothing but the layout's number is written over."""
     ledger.cells[L.H_MAX_SIZE] = 30
-    ledger.cells[ledger.row(2) + L.CREDIT] = 4
+    ledger.cells[ledger.offset(2) + L.CREDIT] = 4
     successor = create(path)
     assert successor.cells[L.H_MAGIC] == L.MAGIC
-    assert (successor.cells[L.H_MAX_SIZE], successor.cells[successor.row(2) + L.CREDIT]) == (30, 4)
+    assert (successor.cells[L.H_MAX_SIZE], successor.cells[successor.offset(2) + L.CREDIT]) == (30, 4)
     successor.close()
 
 
@@ -146,7 +146,7 @@ def test_close_ends_the_mapping(ledger: Ledger, path: str) -> None:
 
 
 def test_cells_are_shared_both_ways(ledger: Ledger, path: str) -> None:
-    ours, theirs = ledger.row(0) + L.TARGET, ledger.row(0) + L.HELD
+    ours, theirs = ledger.offset(0) + L.TARGET, ledger.offset(0) + L.HELD
 
     def child() -> None:
         other = create(path)
@@ -165,15 +165,15 @@ def test_a_descriptor_is_enough_even_when_the_file_is_gone(path: str) -> None:
     os.unlink(path)
     twin = Ledger(fd)
     os.close(fd)  # nor is the descriptor needed any more
-    twin.cells[twin.row(5) + L.PID] = 99
-    assert ledger.cells[ledger.row(5) + L.PID] == 99
+    twin.cells[twin.offset(5) + L.PID] = 99
+    assert ledger.cells[ledger.offset(5) + L.PID] == 99
     twin.close()
     ledger.close()
 
 
 def test_cells_survive_their_writers_kill(ledger: Ledger, path: str) -> None:
     """Killed in the middle of storing, it leaves each cell whole: one of the two values, never half of each."""
-    at = ledger.row(0)
+    at = ledger.offset(0)
     values = (0x0101010101010101, 0x7F7F7F7F7F7F7F7F)
 
     def child() -> None:

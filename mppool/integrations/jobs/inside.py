@@ -11,8 +11,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from mppool import errors
+from mppool.fork_lock import import_late
 from mppool.integrations.jobs.pickling import pack, unpack
-from mppool.late import late
 
 if TYPE_CHECKING:
     from mppool import PySQLXEnginePoolSync
@@ -58,7 +58,7 @@ def work(line: Any, pool: PySQLXEnginePoolSync) -> None:
 
 
 def _serve(line: Any) -> None:
-    wait, master = late("multiprocess.connection").wait, _master()
+    wait, master = import_late("multiprocess.connection").wait, _master()
     packed, function = b"", None
     while line in wait([line, master]) and (message := line.recv_bytes()) != LEAVE:
         kind, content = message[:1], message[1:]
@@ -78,7 +78,7 @@ def _serve(line: Any) -> None:
 
 def _master() -> int:
     """What becomes readable when the process that started us is gone; our siblings may hold its end of the line."""
-    parent = late("multiprocess").parent_process()
+    parent = import_late("multiprocess").parent_process()
     try:
         return os.pidfd_open(parent.pid)
     except (AttributeError, OSError):  # not Linux; or it is gone, and so is what it wrote to

@@ -15,11 +15,11 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mppool import errors
+from mppool.fork_lock import import_late
 from mppool.integrations.jobs.inside import Call
 from mppool.integrations.jobs.pickling import pack_function
 from mppool.integrations.jobs.progress import progress_bar
 from mppool.integrations.jobs.worker import Gone, Job, Unsent, Worker
-from mppool.late import late
 
 if TYPE_CHECKING:
     from mppool import PySQLXEnginePoolSync
@@ -54,7 +54,7 @@ class Jobs:
             raise TypeError(f"processes must be an int, not {count!r}")
         if count < 1:
             raise ValueError(f"processes must be at least 1, not {count}")
-        context = late("multiprocess").get_context(start_method)
+        context = import_late("multiprocess").get_context(start_method)
         self._owner = os.getpid()
         self._name = pool.name
         self._lock = threading.Lock()

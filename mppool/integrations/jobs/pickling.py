@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
-from mppool.late import late
+from mppool.fork_lock import import_late
 
 __all__ = ["pack", "pack_function", "unpack"]
 
@@ -40,7 +40,7 @@ def pack_function(function: Callable[..., Any]) -> bytes:
 
 @lru_cache(maxsize=1)
 def _pickler() -> Any:
-    base = late("multiprocess.reduction").ForkingPickler
+    base = import_late("multiprocess.reduction").ForkingPickler
 
     class Pickler(base):  # type: ignore[misc, valid-type]
         """dill's, but classes of ``__main__`` go by name: what a job makes of one is of the same class here."""

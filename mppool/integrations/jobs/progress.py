@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from mppool.late import late
+from mppool.fork_lock import import_late
 
 __all__ = ["progress_bar"]
 
@@ -34,7 +34,7 @@ def progress_bar(wanted: bool | str | None, total: int | None) -> Iterator[Calla
         return
     text = wanted if isinstance(wanted, str) else "jobs"
     try:
-        rich = late("rich.progress")
+        rich = import_late("rich.progress")
     except ImportError:
         if wanted is None:
             yield _ignore
@@ -49,7 +49,7 @@ def progress_bar(wanted: bool | str | None, total: int | None) -> Iterator[Calla
         rich.TextColumn("{task.fields[rate]:.4g}/s"),
         rich.TimeRemainingColumn(),
     )
-    console = late("rich.console").Console(stderr=True)
+    console = import_late("rich.console").Console(stderr=True)
     # A worker may be forked while the bar is shown; what it prints must not wait for a lock of the bar's.
     with rich.Progress(*columns, console=console, redirect_stdout=False, redirect_stderr=False) as bar:
         task = bar.add_task(text, total=total, rate=0.0)

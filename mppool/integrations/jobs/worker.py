@@ -13,9 +13,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from mppool import errors
+from mppool.fork_lock import import_late
 from mppool.integrations.jobs.inside import CALLS, FUNCTION, LEAVE, Call, work
 from mppool.integrations.jobs.pickling import pack, unpack
-from mppool.late import late
 
 if TYPE_CHECKING:
     from mppool import PySQLXEnginePoolSync
@@ -128,7 +128,7 @@ class Worker:
 
     def _hear(self) -> Any:
         # Another process that was forked in the meantime may hold the worker's end of the line: EOF is not enough.
-        if self._line not in late("multiprocess.connection").wait([self._line, self._process.sentinel]):
+        if self._line not in import_late("multiprocess.connection").wait([self._line, self._process.sentinel]):
             raise Gone
         try:
             message = self._line.recv_bytes()
@@ -185,9 +185,9 @@ class Worker:
 def _no_interrupts(start_method: str) -> Iterator[None]:
     """What is started here sees no Ctrl-C until it has said that it ignores it."""
     if start_method != "fork":  # helpers that stay, and are not ours alone
-        late("multiprocess.resource_tracker").ensure_running()
+        import_late("multiprocess.resource_tracker").ensure_running()
     if start_method == "forkserver":
-        late("multiprocess.forkserver").ensure_running()
+        import_late("multiprocess.forkserver").ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

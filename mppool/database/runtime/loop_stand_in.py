@@ -1,0 +1,129 @@
+"""A stand-in for an event loop: it drives one coroutine on the calling thread, and lets other threads run
+meanwhile.
+
+The core's own blocking calls hold the interpreter's lock until the database answers, so every thread stops.
+Its coroutines do not: they run on the core's worker threads and need of "the running loop" only two things,
+``create_future()`` (something to yield while there is nothing to do) and ``call_soon_threadsafe()`` (to say
+"send to me again"). Both are given here without a loop: a wake-up is an item in a queue, and the caller
+sleeps on that queue. Whatever wakes the driver, it sends to the coroutine once more; a needless send costs a
+microsecond and changes nothing, so wake-ups may come early, late, twice, or from a call that was given up
+long ago.
+
+Three details carry the weight:
+
+- **A coroutine may yield None.** The core was then woken between its poll and the making of the future;
+  nobody will ever wake us for that step. It must simply be sent to again: a driver that waited would hang for
+  ever.
+- **The wake-up is pure C.** It comes from a worker thread that holds the interpreter's lock for this one
+  call. If it were a Python function the interpreter could switch threads inside it, and at exit a worker
+  caught without the lock aborts the process. `SimpleQueue.put` is C from end to end, never blocks, and
+  happens to take the two arguments ``(callback, future)`` as ``(item, block)``. `create_future` is C for the
+  same reason of time.
+- **The loop is a per-call object**, so a late wake-up for an abandoned call lands in a queue nobody reads.
+
+What it does not promise: a coroutine that awaits anything else (a timer, a socket, another task) would be
+sent to in vain for ever, so only the core's coroutines, and ours that await nothing else, may be driven.
+"""
+
+from __future__ import annotations
+
+from asyncio.events import _get_running_loop, _set_running_loop
+from collections.abc import Coroutine
+from queue import Empty, SimpleQueue
+from time import monotonic
+from typing import Any, TypeVar
+
+from mppool.database.runtime.exit_guard import block_if_exiting
+
+__all__ = ["Background", "drive"]
+
+T = TypeVar("T")
+
+# Stands for "a future": the core iterates it once and yields what comes out. Anything but None means "wait".
+_WAIT = ("wait",)
+
+
+class _StandIn:
+    """What the core sees as the running loop."""
+
+    __slots__ = ("call_soon_threadsafe", "create_future")
+
+    def __init__(self, wake: Any) -> None:
+        self.create_future = _WAIT.__iter__
+        self.call_soon_threadsafe = wake
+
+
+def drive(coroutine: Coroutine[Any, Any, T], timeout: float | None = None) -> T:
+    """Run ``coroutine`` to its end on this thread and return its result.
+
+    Works on any thread, also inside a running event loop (which stands still meanwhile, as with any blocking
+    call).
+
+    Args:
+        coroutine: one of the core's, or one of ours that awaits only those.
+        timeout: seconds until it is closed and given up; None: for ever. The database goes on with a call
+            that was given up.
+
+    Raises:
+        TimeoutError: it did not end in time.
+        BaseException: what the coroutine raised; or what interrupted the wait (KeyboardInterrupt), in which
+            case the coroutine has been closed, so that it has seen GeneratorExit.
+    """
+    wake_ups: SimpleQueue[Any] = SimpleQueue()
+    deadline = None if timeout is None else monotonic() + timeout
+    try:
+        return _advance(coroutine, _StandIn(wake_ups.put), wake_ups, deadline)  # type: ignore[no-any-return]
+    except Empty:
+        coroutine.close()
+        raise TimeoutError(f"no answer from the database within {timeout:g} seconds") from None
+    except BaseException:
+        coroutine.close()  # whatever it held must see the end; a no-op when the error was its own
+        block_if_exiting()
+        raise
+
+
+def _advance(coroutine: Any, loop: Any, wake_ups: SimpleQueue[Any], deadline: float | None) -> Any:
+    """Send until the coroutine returns or raises; Empty when the deadline comes first."""
+    outer = _get_running_loop()
+    while True:
+        _set_running_loop(loop)
+        try:
+            step = coroutine.send(None)
+        except StopIteration as end:
+            return end.value
+        finally:
+            _set_running_loop(outer)
+        if step is None:
+            continue
+        if deadline is None:
+            wake_ups.get()
+        else:
+            wake_ups.get(True, max(0.0, deadline - monotonic()))
+
+
+class Background:
+    """A coroutine of the core's that was begun and left alone; one may ask whether it has ended.
+
+    The core's call runs to its end by itself. What it holds is let go only when somebody asks and it has.
+    """
+
+    __slots__ = ("_coroutine", "_loop", "_wake_ups")
+
+    def __init__(self, coroutine: Coroutine[Any, Any, Any]) -> None:
+        self._coroutine: Any = coroutine
+        self._wake_ups: SimpleQueue[Any] = SimpleQueue()
+        self._loop = _StandIn(self._wake_ups.put)
+        self.ended()  # the first send begins it
+
+    def ended(self, timeout: float = 0.0) -> bool:
+        """Has it ended, however? Waits up to so many seconds for it."""
+        if self._coroutine is None:
+            return True
+        try:
+            _advance(self._coroutine, self._loop, self._wake_ups, monotonic() + timeout)
+        except Empty:
+            return False
+        except Exception:
+            pass  # the database's error; the end is all that was asked for
+        self._coroutine = None
+        return True

@@ -1,0 +1,269 @@
+"""The allocator: the only place where permits move.
+
+It has the books plan by what members report in the ledger, and carries out the plan on ledger and semaphores.
+Stores are ordered so that a manager killed between two of them leaves a permit unused, never two of one: a grant
+is written to the ledger before the semaphore, a recall is taken off the semaphore before the ledger says so. Its
+successor begins with what the ledger says and corrects it by what the members declare.
+
+Only rows of members that rang, or that the books ask for, are read, and only rows whose orders changed are written.
+"""
+
+from __future__ import annotations
+
+from heapq import heappop, heappush
+
+from mppool.core.books import Books
+from mppool.core.notifications import Orders, must_tell, overlooked
+from mppool.core.policy import Policy
+from mppool.shared import ledger as L
+from mppool.shared.semaphore import EventSemaphore, make
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from mppool.core.accounts import Facts
+    from mppool.core.policy import Plan
+
+_NS = 1e9
+_LATE = 1.0  # seconds that a time may be later than ours: it was read after we looked at the clock
+
+# What members write of themselves may contradict itself for ever: then others get their turn in between.
+ROUNDS = 20
+SOON = 0.01  # seconds
+
+
+class Reports:
+    """What members published in the ledger.
+
+    Attributes:
+        rows: so many rows, from the first, have been used.
+        now: the time. A connection that is idle since later would be looked for without end: there is none.
+    """
+
+    def __init__(self, ledger: L.Ledger) -> None:
+        self._ledger = ledger
+        self.rows = 0
+        self.now = float("inf")
+
+    def read(self, member: int) -> Facts:
+        facts = self._ledger.facts(member)
+        if min(facts) < 0:  # the member may write nonsense there, which must not keep the manager busy for ever
+            facts = [max(0, fact) for fact in facts]
+        held, in_use, moving, closing, waiting, since, ripe_at, idle_since, warm, cost = facts
+        idle_at = idle_since / _NS
+        if idle_at > self.now + _LATE:
+            idle_at = 0.0
+        return held, in_use, moving, closing, waiting, since / _NS, ripe_at / _NS, idle_at, warm, cost / _NS
+
+    def idle(self) -> list[tuple[float, int]]:
+        latest = (self.now + _LATE) * _NS
+        return [(since / _NS, row) for row, since in enumerate(self._column(L.IDLE_SINCE)) if 0 < since <= latest]
+
+    def unused(self) -> list[int]:
+        columns = zip(self._column(L.HELD), self._column(L.CLOSING), self._column(L.CREDIT), strict=True)
+        return [row for row, (held, closing, credit) in enumerate(columns) if held - closing < credit]
+
+    def least_cost(self) -> float:
+        return max(0, min(filter(None, self._column(L.COST)), default=0)) / _NS
+
+    def _column(self, cell: int) -> list[int]:
+        return self._ledger.column(cell, self.rows)
+
+
+class Allocator:
+    """Books, ledger and semaphores of one budget.
+
+    Args:
+        ledger: freshly made, or the predecessor's.
+        max_size: permits of the budget.
+        bell: called with a member that must look at its row.
+        processors: of this machine.
+    """
+
+    def __init__(self, ledger: L.Ledger, max_size: int, bell: Callable[[int], None], processors: float = 2.0) -> None:
+        self.ledger = ledger
+        self._reports = Reports(ledger)
+        self.books = Books(max_size, self._reports)
+        self.policy = Policy(self.books, processors)
+        self.semaphores: dict[int, EventSemaphore] = {}
+        self.undeclared: set[int] = set()  # accounts of which only the predecessor knew what was held
+        # Those of them that have not come yet: by pid, start and token.
+        self._absent: dict[tuple[int, int, int], int] = {}
+        self._unused_rows: list[int] = []  # a heap of rows that members have left; below those never used
+        self._told: dict[int, Orders | None] = {}  # None: a member may still go by what the predecessor had written
+        self._bell = bell
+        header = ledger.header
+        header.max_size = max_size
+        header.short = header.telling = 0
+
+    # -- members come and go ---------------------------------------------------------------------------------
+
+    def inherit(self, row: int, now: float) -> None:
+        """Take over a living member's account from the predecessor. Until its member has come and declared what it
+        holds, everything that was ever put on the account counts as used: nothing is granted on a guess."""
+        for skipped in range(self._reports.rows, row):
+            heappush(self._unused_rows, skipped)
+        self._reports.rows = max(self._reports.rows, row + 1)
+        self.books.inherit(row, self.ledger.row(row).credit, now)
+        self.undeclared.add(row)
+        self._told[row] = None
+        self._absent[self.ledger.row(row).key] = row
+
+    def attach(self, pid: int, started: int, warm: int, now: float, token: int = 0) -> int | None:
+        """Open an account, or find the one that this member had; the member's row. None: all rows are taken.
+
+        Raises: OSError.
+        """
+        row = self._absent.get((pid, started, token)) if token else None
+        if row is not None:
+            self.semaphores[row] = make()
+            del self._absent[pid, started, token]
+            return row
+        row = self._unused_row()
+        if row is None:
+            return None
+        self.semaphores[row] = make()  # first: it may fail, for want of descriptors
+        self._reports.rows = max(self._reports.rows, row + 1)
+        self.ledger.clear(row)
+        self.ledger.row(row).assign(pid, started, token, warm)
+        self._told[row] = Orders(0, 0, 0, False, 0.0)
+        self.books.attach(row, now)
+        return row
+
+    def _unused_row(self) -> int | None:
+        while self._unused_rows and self._unused_rows[0] in self.books.accounts:
+            heappop(self._unused_rows)  # a predecessor's row below another one: it was skipped when that was inherited
+        row = self._unused_rows[0] if self._unused_rows else self._reports.rows
+        return row if row < L.ROWS else None
+
+    def awaits(self, member: int) -> None:
+        """This member will declare what it holds."""
+        self.undeclared.add(member)
+        self.books.freeze(member)
+
+    def declare(self, member: int, held: int, now: float) -> None:
+        """A member that came over from the predecessor holds so many permits, and has none unused."""
+        self.undeclared.discard(member)
+        self.ledger.row(member).credit = held  # before what it frees is granted to anybody
+        self._told[member] = None
+        self.books.declare(member, held, now)
+
+    def retire(self, member: int, connections: int, now: float, busy: int | None = None) -> int:
+        """A member has ended, and its server has not yet ended ``connections`` of its connections: all else is free.
+
+        Its row stays until they are gone, so that a successor of this manager waits for them, too. No live process owns
+        the row.
+
+        Args:
+            connections: that may still count on the server.
+            busy: as many of them may be at work; None: all.
+
+        Returns: permits that stay on its account.
+        """
+        self._forget(member)
+        credit = self.books.retire(member, connections, now)
+        self.ledger.row(member).retire(credit, credit if busy is None else min(credit, busy))
+        return credit
+
+    def ended(self, member: int, now: float) -> None:
+        """The server has ended one connection of a retired member."""
+        left = self.books.ended(member, now)
+        if left <= 0:
+            self.leave(member)
+            return
+        self.ledger.row(member).shrink(left)
+
+    def leave(self, member: int) -> None:
+        """Close an account: everything it had is free."""
+        self.books.leave(member)
+        self._forget(member)
+        self.ledger.clear(member)
+        heappush(self._unused_rows, member)
+        del self._told[member]
+
+    def _forget(self, member: int) -> None:
+        """It will not come over from the predecessor any more, and has no semaphore."""
+        self.undeclared.discard(member)
+        self._absent.pop(self.ledger.row(member).key, None)
+        semaphore = self.semaphores.pop(member, None)
+        if semaphore is not None:
+            semaphore.close()
+
+    # -- permits move ----------------------------------------------------------------------------------------
+
+    def settle(self, now: float, rang: Iterable[int] = ()) -> float | None:
+        """Reconcile until nothing more can move. Returns when to do so again; None: when something happens.
+
+        Args:
+            rang: members that have something new in their rows.
+        """
+        self._reports.now = now
+        for member in rang:
+            if member in self.books.accounts:
+                self.policy.rang(member, now)
+        for _ in range(ROUNDS):
+            plan = self.policy.plan(now)
+            again = False
+            for member, permits in plan.grants:
+                again |= self._publish(member)
+                self.semaphores[member].give(permits)
+            moved, missed = self._recall(plan, now)
+            again |= self._announce(now)
+            if not moved and not again:
+                # A member that took one in the instant in which it was to be recalled need not say so when it has.
+                return min(plan.again_at or now + SOON, now + SOON) if missed else plan.again_at
+        return now + SOON
+
+    def _announce(self, now: float) -> bool:
+        """Publish the plan. True: somebody may have acted before it could be read, and thought that it need not ring.
+
+        A member writes, then looks whether that concerns anybody; so we write, then look what was written meanwhile.
+        (The look takes microseconds; so long no processor keeps a store to itself.)
+        """
+        books, policy, header = self.books, self.policy, self.ledger.header
+        again = False
+        short = books.wants.shortage + max(0, -books.accounts.free)
+        was_short, was_telling = header.short, header.telling
+        header.short, header.telling = short, policy.telling
+        header.cost = int(policy.cost * _NS)
+        if short and not was_short:
+            again = policy.search_again()  # what came free a moment ago was of no interest to anybody
+        if policy.telling and not was_telling:
+            again |= policy.look_again(now)
+        changed, books.changed = books.changed, set()
+        for member in changed:
+            again |= self._publish(member)
+        return again
+
+    def _recall(self, plan: Plan, now: float) -> tuple[int, int]:
+        """Take permits off semaphores: how many there were, and how many there were not."""
+        moved = missed = 0
+        for member, permits in plan.recalls:
+            semaphore, got = self.semaphores[member], 0
+            while got < permits and semaphore.take():
+                got += 1
+            if got:
+                credit = self.books.accounts[member].credit - got
+                self.ledger.row(member).credit = credit
+                self.books.recalled(member, got, now)
+                moved += got
+            missed += permits - got
+        return moved, missed
+
+    def _publish(self, member: int) -> bool:
+        """Write the manager's cells of a row, and ring its member if that asks something of it. True: somebody there
+        lined up a moment ago, and took it that the manager knew already."""
+        say = self.books.orders(member)
+        if say is None:
+            return False
+        said, self._told[member] = self._told[member], say
+        row, known = self.ledger.row(member), min(self.books.accounts[member].demand, L.NEVER)
+        before = row.order(say.credit, say.target, say.limit, known)
+        waiting, in_use = row.callers()
+        if must_tell(said, say, waiting > 0):
+            self._bell(member)
+        if not overlooked(in_use + waiting, before, max(known, say.credit)):
+            return False
+        self.books.hear(member)
+        return True

@@ -1,0 +1,110 @@
+"""The manager's listening socket: it accepts processes of this user, as long as there are descriptors for them."""
+
+from __future__ import annotations
+
+import os
+import select
+import selectors
+import socket
+import time
+
+from mppool.manager.clients import Client
+from mppool.shared import identity, messages, room
+from mppool.shared import ledger as L
+from mppool.shared.descriptors import is_short
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from mppool.manager.clients import Clients
+
+AT_A_TIME = 32  # processes that are accepted before others are heard
+RETRY = 0.5  # seconds until the next try to accept, when the system had no descriptor
+
+
+class Listener:
+    """Accepts clients.
+
+    Args:
+        sock: bound and listening.
+        selector: its key's ``data`` for this socket is None.
+        clients: where they are added.
+        config: the manager's.
+
+    Attributes:
+        again_at: when to `resume`, since there was no descriptor left to accept with; None: it accepts.
+    """
+
+    def __init__(
+        self, sock: socket.socket, selector: selectors.BaseSelector, clients: Clients, config: dict[str, Any]
+    ) -> None:
+        self.again_at: float | None = None
+        self._sock = sock
+        self._selector = selector
+        self._clients = clients
+        self._config = config
+
+    def begin(self) -> None:
+        """Accept from now on."""
+        self._sock.setblocking(False)
+        self._selector.register(self._sock, selectors.EVENT_READ, None)
+
+    def resume(self) -> None:
+        """Accept again."""
+        if self.again_at is not None:
+            self.again_at = None
+            self._selector.register(self._sock, selectors.EVENT_READ, None)
+
+    def accept_some(self) -> None:
+        """Accept those that wait, a few at a time."""
+        for _ in range(AT_A_TIME):
+            if not self._accept():
+                return
+
+    def _accept(self) -> bool:
+        """Accept one; whether one waited."""
+        try:
+            sock, _ = self._sock.accept()
+        except OSError as error:
+            if is_short(error):
+                self.again_at = time.monotonic() + RETRY  # until then those that wait would keep the manager awake
+                self._selector.unregister(self._sock)
+            return False
+        try:
+            pid, uid = messages.peer(sock)
+            if uid != os.geteuid() or pid is None:
+                raise PermissionError
+            limit = self._clients.limit
+            if not self._clients.has_room(sock.fileno(), limit - room.reserve(limit)):
+                self._turn_away(sock)
+                return True
+            client = Client(messages.Channel(sock), pid)
+            client.notice = identity.death_notice(pid)
+        except OSError:
+            sock.close()
+            return True
+        self._clients.add(client)
+        return True
+
+    def _turn_away(self, sock: socket.socket) -> None:
+        """Say that there is no room just now. The process asks again after a while."""
+        text = (
+            f"budget {self._config['name']!r} has no descriptor left for another process: its manager may open "
+            f"{self._clients.limit} files and has {len(self._clients.members)} members; start it with a higher hard "
+            f"limit of open files (ulimit -Hn): {room.needed(L.ROWS, self._config['max_size'])} is enough for "
+            f"{L.ROWS} members"
+        )
+        with sock:
+            sock.setblocking(False)
+            sock.send(messages.encode({"ok": False, "error": "ManagerFullError", "message": text}))
+            sock.shutdown(socket.SHUT_WR)
+
+    def is_awaited(self) -> bool:
+        """Whether a process waits to be accepted."""
+        poll = select.poll()
+        poll.register(self._sock, select.POLLIN)
+        return bool(poll.poll(0))
+
+    def close(self) -> None:
+        self._sock.close()

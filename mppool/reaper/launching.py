@@ -1,0 +1,134 @@
+"""Ending what a server still does for processes that are gone.
+
+It takes a connection, and the manager never speaks to a database: a helper does, a process of its own, one at a time,
+gone within seconds. The helper is a member like any other, so that its connection counts, and it frees nothing: a
+permit comes with the server's end of file as ever. It is told where the connections come from once it has its own,
+and ends those. Whatever becomes of it, the manager goes on, and sends another after a pause that grows.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+
+from mppool.shared import messages
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from mppool.shared.endpoints import Endpoint
+
+__all__ = ["Reaper"]
+
+PAUSE = (1.0, 30.0)  # seconds before the next helper, if connections are left; after the first, and at most
+REAP = 0.01  # seconds until the next look at a helper that has said its last
+_SERVERS = ("postgresql:", "mysql:")  # that can be asked to end a connection
+# Isolated as its manager is, but with the packages that the manager's launcher had. The uri comes by the socket.
+_BOOT = """
+import json, sys
+task = json.loads(sys.stdin.readline())
+sys.path[:] = task["path"] or sys.path
+from mppool.reaper.terminating import main
+main(task)
+"""
+
+
+class Reaper:
+    """The helper, if there is one. Readable when it has something to say: `hear` it.
+
+    Args:
+        config: the manager's.
+        endpoints: addresses and ports on this host of the connections that a helper which has its own is to end.
+    """
+
+    __slots__ = ("_channel", "_config", "_endpoints", "_failed", "again_at", "pid", "useless")
+
+    def __init__(self, config: dict[str, Any], endpoints: Callable[[], list[Endpoint]]) -> None:
+        self._config = config
+        self._endpoints = endpoints
+        self._channel: messages.Channel | None = None
+        self._failed = 0  # helpers in a row after which there was still something to end
+        self.pid: int | None = None  # of the helper, until it is reaped
+        self.again_at = 0.0  # no helper before this time
+        self.useless = not config["database"].startswith(_SERVERS)
+
+    def fileno(self) -> int:
+        assert self._channel is not None
+        return self._channel.fileno()
+
+    def launch(self, now: float) -> bool:
+        """Start a helper. False: it cannot be done just now."""
+        self._failed += 1
+        try:
+            ours, theirs = socket.socketpair()
+        except OSError:
+            self._pause(now)
+            return False
+        try:
+            with theirs:
+                ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, messages.LONGEST)
+                self.pid = os.posix_spawn(
+                    sys.executable,
+                    [sys.executable, "-I", "-c", _BOOT],
+                    os.environ,
+                    file_actions=[(os.POSIX_SPAWN_DUP2, theirs.fileno(), 0)],
+                )
+            self._channel = messages.Channel(ours)
+            task = {key: self._config[key] for key in ("uri", "name", "max_size")}
+            self._channel.send({**task, "path": self._config["path"]})
+        except OSError as error:
+            os.write(2, f"cannot start a helper: {error.strerror}\n".encode())
+            ours.close()
+            self._channel = None
+            self._pause(now)
+            return False
+        return True
+
+    def _pause(self, now: float) -> None:
+        self.again_at = now + min(PAUSE[1], PAUSE[0] * 2 ** (self._failed - 1))
+
+    def hear(self) -> bool:
+        """What the helper says. False: it has said its last; stop listening, then `let_go`."""
+        assert self._channel is not None
+        try:
+            heard = self._channel.receive()
+            if heard is None:
+                return False
+            for message in heard[0]:
+                if "useless" in message:
+                    self.useless = True
+                else:
+                    self._channel.send({"endpoints": self._endpoints()})
+        except (OSError, ValueError):
+            return False
+        return True
+
+    def let_go(self, now: float) -> None:
+        """The helper is done."""
+        assert self._channel is not None
+        self._channel.close()
+        self._channel = None
+        self._pause(now)
+        self.reap()
+
+    @property
+    def dying(self) -> bool:
+        """Whether a helper is to be reaped."""
+        return self.pid is not None and self._channel is None
+
+    def reap(self) -> None:
+        """Bury the process of a helper that is done, if it has ended: it will in a moment."""
+        if self.pid is not None and self.dying:
+            try:
+                ended = os.waitpid(self.pid, os.WNOHANG)[0]
+            except ChildProcessError:
+                ended = self.pid
+            if ended:
+                self.pid = None
+
+    def succeeded(self) -> None:
+        """There is nothing left to be ended: the next helper need not wait."""
+        self._failed, self.again_at = 0, 0.0

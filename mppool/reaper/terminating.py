@@ -1,0 +1,137 @@
+"""The manager's helper: ends, on the server, the connections of processes that are gone. A process of its own.
+
+It is a member of the budget like any other: it waits for a permit, and its one connection counts. It ends what has
+the same user and database, comes from an address and port that the manager names, and is older than its own
+connection. Where the server does not see us under the address and port that we see ourselves (another network's, a
+proxy's), or where there are none (a Unix socket), it ends nothing. It frees no permit: the server's end of file does.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import signal
+import socket
+import threading
+from typing import Any
+
+from mppool import errors
+from mppool.database.connection.backends import END, end_of, parsed, plain, sees
+from mppool.database.connection.sync_connection import PySQLXEngineSync
+from mppool.process.sync_pool import PySQLXEnginePoolSync
+from mppool.settings import BudgetSettings, PoolSettings
+from mppool.shared.endpoints import Endpoint
+from mppool.shared.messages import Channel
+
+__all__ = ["main"]
+
+PATIENCE = 10.0  # seconds to wait for a permit
+LIFE = 30  # seconds after which the process ends whatever it does
+ANSWER = 5.0  # seconds that the manager may take for an answer
+
+logger = logging.getLogger("mppool.ending")
+
+_OWN = {
+    "postgresql": "SELECT host(inet_client_addr()) || ':' || inet_client_port() AS place",
+    "mysql": "SELECT host AS place FROM information_schema.processlist WHERE id = CONNECTION_ID()",
+}
+_OLDER = {
+    "postgresql": (
+        "SELECT o.pid AS id, host(o.client_addr) || ':' || o.client_port AS place "
+        "FROM pg_stat_activity o, pg_stat_activity me WHERE me.pid = pg_backend_pid() AND o.pid <> me.pid "
+        "AND o.usename = me.usename AND o.datname = me.datname AND o.backend_start < me.backend_start"
+    ),
+    "mysql": (
+        "SELECT o.id AS id, o.host AS place "
+        "FROM information_schema.processlist o, information_schema.processlist me WHERE me.id = CONNECTION_ID() "
+        "AND o.id < me.id AND o.user = me.user AND o.db <=> me.db"
+    ),
+}
+
+
+class Server:
+    """What the server says of connections, over our own.
+
+    Attributes:
+        here: our own end as we see it; None: the socket is not known, or not TCP.
+    """
+
+    def __init__(self, connection: PySQLXEngineSync) -> None:
+        self._connection = connection
+        self._provider = connection._link.provider
+        self.here = end_of(connection._link.live_socket())
+        rows = connection.query_as_dict(_OWN[self._provider])
+        self._seen = parsed(rows[0]["place"] if rows else None)
+
+    def sees_us(self) -> bool:
+        """Whether the server knows us by the address and port that we have here."""
+        return self.here is not None and sees(self._seen, self.here)
+
+    def older(self, endpoints: list[Endpoint]) -> list[int]:
+        """The connections from these endpoints that were there before ours."""
+        wanted = set(map(self._as_seen, endpoints))
+        rows = self._connection.query_as_dict(_OLDER[self._provider])
+        return [int(row["id"]) for row in rows if row["place"] and parsed(row["place"]) in wanted]
+
+    def _as_seen(self, endpoint: Endpoint) -> Endpoint:
+        assert self.here is not None
+        address = plain(endpoint[0])
+        return (self._seen[0] if address == self.here[0] else address), endpoint[1]
+
+    def end(self, connection: int) -> None:
+        """End one of them. Raises: PySQLXError: it has ended just now, or is not ours to end."""
+        self._connection.raw_cmd(END[self._provider].format(connection))
+
+
+def _ask(manager: Channel) -> list[Endpoint]:
+    """What to end, now that whatever comes to be at the places that are named is younger than we are: see
+    `mppool.reaper.launching`. Raises: OSError: the manager does not answer."""
+    manager.send({"ready": True})
+    while select.select([manager], [], [], ANSWER)[0] and (heard := manager.receive()) is not None:
+        for message in heard[0]:
+            return [(str(address), int(port)) for address, port in message["endpoints"]]
+    raise TimeoutError("the manager does not answer")
+
+
+def _work(connection: PySQLXEngineSync, manager: Channel) -> None:
+    server = Server(connection)
+    if server.here is None:
+        return
+    if not server.sees_us():
+        manager.send({"useless": True})
+        return
+    for orphan in server.older(_ask(manager)):
+        try:
+            server.end(orphan)
+        except errors.PySQLXError as error:
+            logger.warning("cannot end connection %d: %s", orphan, error)
+
+
+def _end_with(manager: int) -> None:
+    """End this process when the manager ends: nobody is left to say what there is to do, and it must neither keep a
+    permit that its successor has a use for nor, as the last member, bring a successor up."""
+    poll = select.poll()
+    poll.register(manager, 0)  # tells of a hang-up in any case
+    poll.poll()
+    os._exit(1)
+
+
+def main(task: dict[str, Any]) -> None:
+    """The process's entry. Standard input is the way to the manager and back.
+
+    Args:
+        task: uri, name and max_size of the budget.
+    """
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.alarm(LIFE)
+    threading.Thread(target=_end_with, args=(0,), daemon=True).start()
+    manager = Channel(socket.socket(fileno=os.dup(0)))
+    budget = BudgetSettings(task["uri"], task["max_size"])
+    pool: PySQLXEnginePoolSync = PySQLXEnginePoolSync._of(budget, task["name"], PoolSettings(conn_timeout=PATIENCE))
+    try:
+        with pool.connection() as connection:
+            _work(connection, manager)
+    except (errors.PoolError, errors.PySQLXError, errors.NotConnectedError, OSError) as error:
+        logger.warning("cannot end what processes left behind: %s", error)
+    pool.stop()
