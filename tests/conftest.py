@@ -52,10 +52,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """In the fast tier: leave out what needs a server, and what is marked slow."""
+    """In the fast tier: leave out what needs a database, and what is marked slow."""
     if FAST:
-        servers_needed = set(PROVIDERS) | {f"{stem}_uri" for stem in PROVIDERS.values()}
-        slow = [item for item in items if item.get_closest_marker("slow") or _names(item) & servers_needed]
+        databases = {*PROVIDERS, *(f"{stem}_uri" for stem in PROVIDERS.values()), "sqlite_uri", "sqlite"}
+        slow = [item for item in items if item.get_closest_marker("slow") or _names(item) & databases]
         config.hook.pytest_deselected(items=slow)
         items[:] = [item for item in items if item not in slow]
 
