@@ -45,7 +45,7 @@ def run(max_size: int | None, command: Sequence[str]) -> None:
 @main.command()
 @click.argument("name")
 def show(name: str) -> None:
-    """Show who has what of the running budget NAME."""
+    """Show which process has how many permits and connections of the running budget NAME."""
     try:
         stats = PoolManager.attach(name).stats()
     except (errors.PoolError, ValueError) as error:

@@ -1,5 +1,5 @@
 """A worker process from inside: it attaches, says so, and answers one message after another, until it is told to leave
-or nobody is there to tell it."""
+or its master is gone."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["CALLS", "FUNCTION", "LEAVE", "Call", "current_pool", "work"]
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 
-LEAVE, FUNCTION, CALLS = b"", b"f", b"c"  # what a message begins with
+LEAVE, FUNCTION, CALLS = b"", b"f", b"c"  # the first byte of a message
 
 _pool: PySQLXEnginePoolSync | None = None
 
@@ -39,7 +39,7 @@ def current_pool() -> PySQLXEnginePoolSync:
 def work(line: Any, pool: PySQLXEnginePoolSync) -> None:
     """A worker's life: start the handle, then answer messages from the line until it is told to leave."""
     global _pool
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever started us hears of it, and ends us
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that started us receives it too, and ends us
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     try:
@@ -52,7 +52,7 @@ def work(line: Any, pool: PySQLXEnginePoolSync) -> None:
     try:
         _serve(line)
     except (EOFError, OSError):
-        pass  # nobody there any more
+        pass  # the master is gone
     if not pool.closed:
         pool.stop()
 
@@ -77,7 +77,7 @@ def _serve(line: Any) -> None:
 
 
 def _master() -> int:
-    """What becomes readable when the process that started us is gone; our siblings may hold its end of the line."""
+    """A descriptor that becomes readable when our parent is gone. Siblings may hold the pipe's other end."""
     parent = import_late("multiprocess").parent_process()
     try:
         return os.pidfd_open(parent.pid)

@@ -1,4 +1,4 @@
-"""`Jobs`: the workers together, and what is asked of them."""
+"""`Jobs`: all workers together, and the calls that users make."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _open: weakref.WeakSet[Jobs] = weakref.WeakSet()
 
 
 def _exit() -> None:
-    """Whoever forgot to close them: they end now, before multiprocess ends what it takes for forgotten."""
+    """Terminate workers that were never closed, before multiprocess itself ends its daemons."""
     for jobs in list(_open):
         if jobs._owner == os.getpid():
             jobs.terminate()
@@ -84,7 +84,7 @@ class Jobs:
 
     @property
     def pids(self) -> list[int]:
-        """The workers, those that died and were not replaced yet among them."""
+        """The workers' pids, with those that have died and were not replaced yet."""
         return [worker.pid for worker in self._workers]
 
     # -- jobs --------------------------------------------------------------------------------------------------
@@ -280,7 +280,7 @@ class Jobs:
                 worker.fate()
 
     def _why(self, worker: Worker, job: Job) -> errors.PoolError:
-        """Why there is no answer."""
+        """The error for a job that got no answer."""
         fate = worker.fate()
         if self._terminated:
             return errors.PoolClosedError(f"the workers of {self._name!r} were terminated")
