@@ -1,4 +1,4 @@
-"""How long to wait before trying again: exponential, capped, and jittered so that processes do not march in step."""
+"""How long to wait before trying again: exponential, capped, and with jitter so that processes do not retry at once."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The bell protocol: when a member must ring its manager, and when a manager its member. Both sides, and nothing else.
+"""When a member must notify its manager, and when the manager must notify a member: both sides, and nothing else.
 
-Both sides publish in the ledger and read there. Neither polls the other, so whoever changes something that the other
-waits for must ring. Each side first writes its own cells, then reads the other's, and then decides: of two sides that
+Both sides publish in the ledger and read there. Neither polls the other, so a side that changes something that the
+other waits for must notify it. Each side first writes its own cells, then reads the other's, and then decides: if both
 do so at the same time, at least one sees what the other wrote. Hence the rules:
 
     member   It writes its facts, then reads what the manager knows (`known`), gave (`credit`) and waits for (`short`,
@@ -9,7 +9,7 @@ do so at the same time, at least one sees what the other wrote. Hence the rules:
     manager  It reads facts, writes orders, then looks once more at the facts of the members to which it wrote something
              new, and at all of them when it begins to wait for something (`short` or `telling` goes up).
 
-A bell that rings in vain costs a few microseconds. A bell that does not ring leaves a caller waiting for ever.
+A notification in vain costs a few microseconds. A missing one leaves a caller waiting for ever.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ def lacks(demand: int, known: int, credit: int) -> bool:
 
 
 def given_up(demand: int, known: int) -> bool:
-    """Callers that the manager counts on wait no more."""
+    """The manager counts on callers that wait no more."""
     return demand < known
 
 
 def spares(demand: int, held: int, known: int, credit: int) -> bool:
-    """Permits lie unused that callers needed when the manager last looked, and need no more: others have come back."""
+    """Permits lie unused which callers needed when the manager last looked, and do not need now: others came back."""
     return demand < known and max(demand, held) < credit
 
 
-# A permit that was put back, or is spared, is told of while `short`; a connection that is the first to become idle
-# while `telling`.
+# While `short`, the member notifies the manager of a permit that was put back or is spared; while `telling`, of a
+# connection that is the first to become idle.
 
 # -- the manager, after it has written a member's orders -----------------------------------------------------
 
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
     class Orders(NamedTuple):
         """What a member was told, whether it has to close something for that, and since when its oldest idle connection
-        has been so: one that is younger than the order may have been too young to be closed for it."""
+        has been idle: one that is younger than the order may have been too young to be closed for it."""
 
         credit: int
         target: int
@@ -62,8 +62,8 @@ else:  # the manager does not import typing
 def must_tell(said: Orders | None, say: Orders, waiting: bool) -> bool:
     """Whether a member must look at its orders.
 
-    A grant needs no bell: the semaphore becomes readable. A member that waits and was told to leave permits alone does
-    not watch its semaphore, so it is told when it may again.
+    A grant needs no notification: the semaphore becomes readable. A member that waits and was told to leave permits
+    alone does not watch its semaphore, so it is told when it may take permits again.
 
     Args:
         said: what it was told before; None: it may still go by what a predecessor had written.
@@ -78,7 +78,7 @@ def must_tell(said: Orders | None, say: Orders, waiting: bool) -> bool:
 
 
 def overlooked(demand: int, before: int, after: int) -> bool:
-    """Whether callers may have lined up and not rung, because they read what was there before.
+    """Whether callers may have lined up without a notification, because their member read what was there before.
 
     Args:
         demand: as read after the orders were written.

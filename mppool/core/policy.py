@@ -16,8 +16,8 @@ poor if it has none, and rich if it has some.
 
 Facts may be out of date by the time they are read: a plan built on them may move a permit late or in vain, never make
 one. What a plan costs depends on what has changed and on what it orders, and not on the number of members: a member is
-read when it rings, when it is under orders, and when its turn comes. All are looked at only when a member asks and it
-is not known which could give.
+read when it notifies the manager, when it is under orders, and when its turn comes. All are looked at only when a
+member asks and it is not known which could give.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class Policy:
         processors: of this machine.
 
     Attributes:
-        telling: members are to ring when a connection becomes idle, since the manager does not look.
+        telling: members are to notify it when a connection becomes idle, since the manager does not look.
     """
 
     STEP = 2  # permits that a giver must have more than the taker: with less, the two would only swap
@@ -116,8 +116,8 @@ class Policy:
 
     # -- news ------------------------------------------------------------------------------------------------
 
-    def rang(self, member: int, now: float) -> None:
-        """A member rang: read it."""
+    def notified(self, member: int, now: float) -> None:
+        """A member has notified the manager: read it."""
         self._books.hear(member)
         account = self._accounts[member]
         if self.telling and account.idle_since and not self._is_unresponsive(account, now):
@@ -301,7 +301,7 @@ class Policy:
     # -- idle connections ------------------------------------------------------------------------------------
 
     def _look(self, now: float) -> None:
-        """Find the members that have idle connections. If there are none, members are to ring when they have one."""
+        """Find the members that have idle connections. If there are none, members are to tell of one."""
         accounts = self._accounts
         self._idle = sorted(self._books.reports.idle())
         self._look_at = now + max(LEAST_LOOK, self.cost)

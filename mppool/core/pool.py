@@ -1,16 +1,16 @@
 """The local pool's machine: connections, callers in line, and what to do when something happens to either.
 
-A slot is a permit in this process's hands, from the moment it is taken off the semaphore until it is put back;
-it is idle, borrowed, or on the move (being opened, tended or closed). A connection never lies idle while a
-caller waits. Callers are served first come, first served.
+A slot is a permit that this process holds, from the moment it is taken off the semaphore until it is put back. It is
+idle, borrowed, or on the move (being opened, tended or closed). A connection never lies idle while a caller waits.
+Callers are served first come, first served.
 
-The machine is not thread-safe and does no I/O: its caller holds a lock around each method and does afterwards
-what the method returned.
+The machine is not thread-safe and does no I/O: its caller holds a lock around each method, and afterwards does what the
+method returned.
 
-A caller's step can be broken off between any two of its operations, by Ctrl-C for instance. So each step first writes
-where a slot goes, and only then takes it away from where it was, each with a single store: a slot is never nowhere.
-`PoolMachine.mend` makes whole what was left half done. To whom a slot is lent, who is to be woken and what the agent
-has still to begin are state, too, and not the return value of a call that may never return.
+A step can be interrupted between any two of its operations, by Ctrl-C for instance. So each step first writes where a
+slot goes, and only then removes it from where it was, each with a single store: a slot is always somewhere.
+`PoolMachine.mend` completes an interrupted step. Which caller has a slot, which callers are to be woken and what the
+agent has still to begin are state, too, and not the return value of a call that may never return.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ class Slot:
 
 
 class Waiter:
-    """A caller. In line, served or an idle connection lent: ``slot`` is set. Failed: ``error`` is set. Only under the
-    pool's lock. ``broken``: an exception has ended its borrow."""
+    """A caller: ``slot`` is set once a connection is lent, ``error`` once it has failed; until then it is in line.
+    Only under the pool's lock. ``broken``: an exception has ended its borrow."""
 
     __slots__ = ("broken", "error", "since", "slot")
 
@@ -43,26 +43,26 @@ class Waiter:
         self.broken: object = None
 
     def wake(self) -> bool:
-        """Tell the caller to look; False: it can no longer be told. Called without the lock, perhaps more than once."""
+        """Wake the caller; False: it can no longer be woken. Called without the lock, perhaps more than once."""
         raise NotImplementedError
 
     def let_go(self) -> None:
-        """What was borrowed is of no more use to the caller."""
+        """The caller can no longer use what it borrowed."""
 
     def leave_to_parent(self) -> None:
-        """In a forked child: what was borrowed is the parent's."""
+        """In a forked child: what was borrowed belongs to the parent."""
 
 
 class Shortage:
-    """For how long callers have been waiting of late: a sum that rises while somebody waits, falls at a tenth of the
-    speed while nobody does, and starts again when a permit comes.
+    """For how long callers have been waiting of late: a sum that rises while a caller waits, falls at a tenth of the
+    speed while none does, and starts again when a permit comes.
 
-    So a line that is empty for a moment is still a shortage, and one that is there for a moment now and then is none.
+    So a line that is empty for a moment is still a shortage, and a line that lasts a moment now and then is none.
 
     Attributes:
-        since: since when somebody has been waiting; 0: nobody is.
-        ripe_at: when the sum will be as long as a reconnect takes, if somebody goes on waiting; 0: nobody waits. From
-            then on a connection of another process is worth a reconnect.
+        since: since when callers have been waiting; 0: none is.
+        ripe_at: when the sum will be as long as a reconnect takes, if callers go on waiting; 0: none waits. From then
+            on a connection of another process is worth a reconnect.
     """
 
     __slots__ = ("_at", "_sum", "ripe_at", "since")
@@ -73,13 +73,13 @@ class Shortage:
         self._sum = self._at = self.since = self.ripe_at = 0.0
 
     def begins(self, now: float, cost: float) -> None:
-        """Somebody waits, and nobody did. ``cost``: seconds that a reconnect takes."""
+        """A caller waits, and none did. ``cost``: seconds that a reconnect takes."""
         self._sum = max(0.0, min(self._sum, cost) - self.FORGETS * (now - self._at))
         self._at = self.since = now
         self.ripe_at = now + cost - self._sum
 
     def ends(self, now: float) -> None:
-        """Nobody waits any more."""
+        """No caller waits any more."""
         self._sum += now - self._at
         self._at = now
         self.since = self.ripe_at = 0.0
@@ -122,11 +122,13 @@ class PoolMachine:
         self.max_idle = max_idle
         self.slots: set[Slot] = set()  # every permit here
         self.idle: list[Slot] = []  # a stack: the warmest connection is lent first
-        self.borrowed: dict[Slot, Waiter] = {}  # and to whom
+        self.borrowed: dict[Slot, Waiter] = {}  # and by which caller
         self.opening: set[Slot] = set()
-        self.tending: dict[Slot, bool] = {}  # and whether somebody has begun with it
+        self.tending: dict[Slot, bool] = {}  # and whether the work has begun
         self.closing: dict[Slot, bool] = {}  # the same
-        self.lost: set[Slot] = set()  # those of the borrowed that only the server still has in use, lent to `_nobody`
+        self.lost: set[Slot] = (
+            set()
+        )  # those of the borrowed that are closed here but not at the server, lent to `_nobody`
         self.waiters: OrderedDict[Waiter, None] = OrderedDict()
         self.called: dict[Waiter, None] = {}  # served or failed, and perhaps not woken yet
         self.shortage = Shortage()
@@ -152,7 +154,7 @@ class PoolMachine:
         self.waiters[waiter] = None
 
     def step_out(self, waiter: Waiter, now: float) -> bool:
-        """A waiter gives up. False: it has been served or failed in the meantime."""
+        """A waiter gives up. False: it was served or failed in the meantime."""
         if waiter not in self.waiters:
             return False
         del self.waiters[waiter]
@@ -164,11 +166,11 @@ class PoolMachine:
         """A borrower is done. None: the connection lies idle.
 
         Args:
-            limit: slots this process may keep; above it the connection is closed although others here wait.
+            limit: slots this process may keep; above it the connection is closed even if callers here wait.
             fit: whether the connection may be lent again.
             tend: whether it must be checked or reset first.
         """
-        # Few have more slots than they may keep, so the second look is seldom taken.
+        # A process seldom has more slots than it may keep, so the second comparison is rare.
         over = len(self.slots) > limit and len(self.slots) - len(self.closing) > limit
         if over or not fit or self.stopped or now >= slot.expires:
             self.closing[slot] = False
@@ -206,7 +208,7 @@ class PoolMachine:
         del self.waiters[waiter]
 
     def vet(self) -> Tend | None:
-        """Have an idle connection checked before it goes to whoever is first in line then; call until None."""
+        """Have an idle connection checked before it goes to the caller that is first in line then; call until None."""
         if not self.idle or len(self.tending) >= len(self.waiters):
             return None
         slot = self.idle[-1]
@@ -215,7 +217,7 @@ class PoolMachine:
         return Tend(slot)
 
     def begin(self) -> list[Close | Tend]:
-        """What has to be closed or tended and nobody has begun with; whoever calls this begins now."""
+        """What has to be closed or tended, where the work has not begun; the caller begins now."""
         todo: list[Close | Tend] = []
         for slot, begun in self.closing.items():
             if not begun:
@@ -228,7 +230,7 @@ class PoolMachine:
         return todo
 
     def mend(self, now: float) -> None:
-        """A step was broken off: make whole what it left. A slot in two places is where the step was to take it."""
+        """Complete an interrupted step. A slot in two places belongs where the step was to take it."""
         for slot in self.lost:
             self.borrowed[slot] = self._nobody
             self.closing.pop(slot, None)
@@ -281,14 +283,14 @@ class PoolMachine:
         return self._offer(slot, now)
 
     def lose(self, slot: Slot) -> None:
-        """The server does not end a connection that is being closed: its permit is in use, and not about to be free."""
+        """The server does not end a connection that is being closed: its permit is in use, and not soon free."""
         if slot in self.closing:
             self.lost.add(slot)
             self.borrowed[slot] = self._nobody
             del self.closing[slot]
 
     def closed(self, slot: Slot) -> None:
-        """The connection is gone: the permit can go back."""
+        """The connection is closed: the permit can go back."""
         if slot in self.lost:
             del self.borrowed[slot]
             self.lost.remove(slot)
@@ -305,12 +307,12 @@ class PoolMachine:
 
     @property
     def lent(self) -> int:
-        """Connections that callers have."""
+        """Connections that callers have borrowed."""
         return len(self.borrowed) - len(self.lost)
 
     @property
     def serves(self) -> bool:
-        """Whether there is a connection that a caller in line may come to have."""
+        """Whether there is a connection that a caller in line may get."""
         return bool(self.idle or self.tending or self.lent)
 
     def to_open(self) -> int:
@@ -341,7 +343,7 @@ class PoolMachine:
         return self.idle[0].idle_since + patience
 
     def expire(self, now: float, most: int) -> list[Slot]:
-        """Up to ``most`` idle connections to close because of their age, or because nobody has used them for long."""
+        """Up to ``most`` idle connections to close because of their age, or because they have been idle for long."""
         spare = len(self.slots) - len(self.closing) - self.min_size
         expired: list[Slot] = []
         index = 0
@@ -365,15 +367,15 @@ class PoolMachine:
         return slot
 
     def next_expiry(self, now: float) -> float | None:
-        """Before when `expire` will find nothing more, whatever callers do until then; None: there is nothing open."""
+        """Until when `expire` finds nothing more, whatever callers do; None: there is nothing open."""
         times = [slot.expires for slot in self.idle]
-        times += [slot.expires for slot in self.borrowed if slot.expires > now]  # else it is seen to at its return
+        times += [slot.expires for slot in self.borrowed if slot.expires > now]  # else it is closed when it comes back
         if len(self.slots) - len(self.closing) > self.min_size:
             times.append((self.idle[0].idle_since if self.idle else now) + self.max_idle)
         return min(times, default=None)
 
     def fail_all(self, error: BaseException, now: float) -> list[Waiter]:
-        """Everyone in line gets this error; wake them."""
+        """All callers in line get this error; wake them."""
         failed = list(self.waiters)
         for waiter in failed:
             waiter.error = error
@@ -383,6 +385,6 @@ class PoolMachine:
         return failed
 
     def stop(self) -> list[Slot]:
-        """Lend nothing any more; the idle connections to close. Borrowed ones follow as they come back."""
+        """Lend nothing any more. Returns the idle connections, to close; borrowed ones follow as they come back."""
         self.stopped = True
         return [self._retire(index) for index in reversed(range(len(self.idle)))]

@@ -1,1 +1,1 @@
-"""The manager process: facts in, books, messages out. It imports nothing that it does not need every day."""
+"""The manager process: facts in, books, messages out. It imports only what it always needs."""

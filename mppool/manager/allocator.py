@@ -1,11 +1,12 @@
-"""The allocator: the only place where permits move.
+"""The permit allocator: the only class that moves permits.
 
-It has the books plan by what members report in the ledger, and carries out the plan on ledger and semaphores.
-Stores are ordered so that a manager killed between two of them leaves a permit unused, never two of one: a grant
-is written to the ledger before the semaphore, a recall is taken off the semaphore before the ledger says so. Its
+It has the policy plan by what members report in the ledger, and carries out the plan on ledger and semaphores. The
+stores are ordered so that a manager that is killed between two of them leaves a permit unused, and never makes one: a
+grant is written to the ledger before the semaphore, a recall is taken off the semaphore before the ledger says so. The
 successor begins with what the ledger says and corrects it by what the members declare.
 
-Only rows of members that rang, or that the books ask for, are read, and only rows whose orders changed are written.
+Only the rows of members that notified the manager, or that the policy asks for, are read. Only rows whose orders
+changed are written.
 """
 
 from __future__ import annotations
@@ -26,11 +27,29 @@ if TYPE_CHECKING:
     from mppool.core.policy import Plan
 
 _NS = 1e9
-_LATE = 1.0  # seconds that a time may be later than ours: it was read after we looked at the clock
+_LATE = 1.0  # seconds that a member's time may be later than ours: it may have read the clock after us
 
-# What members write of themselves may contradict itself for ever: then others get their turn in between.
+# What members report may contradict itself for ever: then the manager does other work in between.
 ROUNDS = 20
 SOON = 0.01  # seconds
+
+
+class Pace:
+    """Keeps the manager from settling more often than it helps: a few times in a row, then once a millisecond for all
+    that came together."""
+
+    REST, IN_A_ROW = 0.001, 8
+
+    def __init__(self) -> None:
+        self._until = 0.0  # with no more settlements, the next ones may be in a row again from then on
+
+    def settles(self, now: float) -> None:
+        """A settlement begins."""
+        self._until = max(now, self._until) + self.REST
+
+    def rest(self, now: float) -> float:
+        """Seconds to rest; 0: none."""
+        return max(0.0, self._until - now - self.IN_A_ROW * self.REST)
 
 
 class Reports:
@@ -38,7 +57,8 @@ class Reports:
 
     Attributes:
         rows: so many rows, from the first, have been used.
-        now: the time. A connection that is idle since later would be looked for without end: there is none.
+        now: the time. A connection that claims to be idle since a later time counts as none: it would be looked for
+            without end.
     """
 
     def __init__(self, ledger: L.Ledger) -> None:
@@ -77,22 +97,22 @@ class Allocator:
     Args:
         ledger: freshly made, or the predecessor's.
         max_size: permits of the budget.
-        bell: called with a member that must look at its row.
+        notify: called with a member that must look at its row.
         processors: of this machine.
     """
 
-    def __init__(self, ledger: L.Ledger, max_size: int, bell: Callable[[int], None], processors: float = 2.0) -> None:
+    def __init__(self, ledger: L.Ledger, max_size: int, notify: Callable[[int], None], processors: float = 2.0) -> None:
         self.ledger = ledger
         self._reports = Reports(ledger)
         self.books = Books(max_size, self._reports)
         self.policy = Policy(self.books, processors)
         self.semaphores: dict[int, EventSemaphore] = {}
-        self.undeclared: set[int] = set()  # accounts of which only the predecessor knew what was held
-        # Those of them that have not come yet: by pid, start and token.
+        self.undeclared: set[int] = set()  # members of which only the predecessor knew what they hold
+        # Those of them that have not come yet, by `MemberRow.key`.
         self._absent: dict[tuple[int, int, int], int] = {}
-        self._unused_rows: list[int] = []  # a heap of rows that members have left; below those never used
+        self._unused_rows: list[int] = []  # a heap of free rows, of those that have been used
         self._told: dict[int, Orders | None] = {}  # None: a member may still go by what the predecessor had written
-        self._bell = bell
+        self._notify = notify
         header = ledger.header
         header.max_size = max_size
         header.short = header.telling = 0
@@ -100,8 +120,8 @@ class Allocator:
     # -- members come and go ---------------------------------------------------------------------------------
 
     def inherit(self, row: int, now: float) -> None:
-        """Take over a living member's account from the predecessor. Until its member has come and declared what it
-        holds, everything that was ever put on the account counts as used: nothing is granted on a guess."""
+        """Take over a member's account from the predecessor. Until the member has come and declared what it holds, its
+        whole credit counts as used: nothing is granted on a guess."""
         for skipped in range(self._reports.rows, row):
             heappush(self._unused_rows, skipped)
         self._reports.rows = max(self._reports.rows, row + 1)
@@ -111,7 +131,7 @@ class Allocator:
         self._absent[self.ledger.row(row).key] = row
 
     def attach(self, pid: int, started: int, warm: int, now: float, token: int = 0) -> int | None:
-        """Open an account, or find the one that this member had; the member's row. None: all rows are taken.
+        """Open an account, or find the one that this member had; the member's number. None: all rows are taken.
 
         Raises: OSError.
         """
@@ -133,19 +153,21 @@ class Allocator:
 
     def _unused_row(self) -> int | None:
         while self._unused_rows and self._unused_rows[0] in self.books.accounts:
-            heappop(self._unused_rows)  # a predecessor's row below another one: it was skipped when that was inherited
+            heappop(
+                self._unused_rows
+            )  # a row of the predecessor's that was taken for free when a later one was inherited
         row = self._unused_rows[0] if self._unused_rows else self._reports.rows
         return row if row < L.ROWS else None
 
     def awaits(self, member: int) -> None:
-        """This member will declare what it holds."""
+        """The member will declare what it holds."""
         self.undeclared.add(member)
         self.books.freeze(member)
 
     def declare(self, member: int, held: int, now: float) -> None:
-        """A member that came over from the predecessor holds so many permits, and has none unused."""
+        """A member of the predecessor's holds ``held`` permits, and has none unused."""
         self.undeclared.discard(member)
-        self.ledger.row(member).credit = held  # before what it frees is granted to anybody
+        self.ledger.row(member).credit = held  # before what that frees is granted
         self._told[member] = None
         self.books.declare(member, held, now)
 
@@ -183,7 +205,7 @@ class Allocator:
         del self._told[member]
 
     def _forget(self, member: int) -> None:
-        """It will not come over from the predecessor any more, and has no semaphore."""
+        """The member will not come from the predecessor any more, and has no semaphore."""
         self.undeclared.discard(member)
         self._absent.pop(self.ledger.row(member).key, None)
         semaphore = self.semaphores.pop(member, None)
@@ -192,16 +214,16 @@ class Allocator:
 
     # -- permits move ----------------------------------------------------------------------------------------
 
-    def settle(self, now: float, rang: Iterable[int] = ()) -> float | None:
+    def settle(self, now: float, notified: Iterable[int] = ()) -> float | None:
         """Reconcile until nothing more can move. Returns when to do so again; None: when something happens.
 
         Args:
-            rang: members that have something new in their rows.
+            notified: members that have something new in their rows.
         """
         self._reports.now = now
-        for member in rang:
+        for member in notified:
             if member in self.books.accounts:
-                self.policy.rang(member, now)
+                self.policy.notified(member, now)
         for _ in range(ROUNDS):
             plan = self.policy.plan(now)
             again = False
@@ -211,15 +233,15 @@ class Allocator:
             moved, missed = self._recall(plan, now)
             again |= self._announce(now)
             if not moved and not again:
-                # A member that took one in the instant in which it was to be recalled need not say so when it has.
+                # A member that took a permit just before it was to be recalled need not say so.
                 return min(plan.again_at or now + SOON, now + SOON) if missed else plan.again_at
         return now + SOON
 
     def _announce(self, now: float) -> bool:
-        """Publish the plan. True: somebody may have acted before it could be read, and thought that it need not ring.
+        """Publish the plan. True: a member may have acted before it could read the plan, and may not have notified us.
 
-        A member writes, then looks whether that concerns anybody; so we write, then look what was written meanwhile.
-        (The look takes microseconds; so long no processor keeps a store to itself.)
+        A member writes, then looks whether the manager needs to know. So the manager writes, then looks what members
+        wrote meanwhile. (The look takes microseconds, and no processor keeps a store to itself for that long.)
         """
         books, policy, header = self.books, self.policy, self.ledger.header
         again = False
@@ -228,7 +250,7 @@ class Allocator:
         header.short, header.telling = short, policy.telling
         header.cost = int(policy.cost * _NS)
         if short and not was_short:
-            again = policy.search_again()  # what came free a moment ago was of no interest to anybody
+            again = policy.search_again()  # no member waited for a permit that came free a moment ago
         if policy.telling and not was_telling:
             again |= policy.look_again(now)
         changed, books.changed = books.changed, set()
@@ -237,7 +259,7 @@ class Allocator:
         return again
 
     def _recall(self, plan: Plan, now: float) -> tuple[int, int]:
-        """Take permits off semaphores: how many there were, and how many there were not."""
+        """Take permits off semaphores; how many were there, and how many were not."""
         moved = missed = 0
         for member, permits in plan.recalls:
             semaphore, got = self.semaphores[member], 0
@@ -252,8 +274,8 @@ class Allocator:
         return moved, missed
 
     def _publish(self, member: int) -> bool:
-        """Write the manager's cells of a row, and ring its member if that asks something of it. True: somebody there
-        lined up a moment ago, and took it that the manager knew already."""
+        """Write the manager's cells of a row, and notify its member if it has to act. True: callers lined up there a
+        moment ago, and their member assumed that the manager knew already."""
         say = self.books.orders(member)
         if say is None:
             return False
@@ -262,7 +284,7 @@ class Allocator:
         before = row.order(say.credit, say.target, say.limit, known)
         waiting, in_use = row.callers()
         if must_tell(said, say, waiting > 0):
-            self._bell(member)
+            self._notify(member)
         if not overlooked(in_use + waiting, before, max(known, say.credit)):
             return False
         self.books.hear(member)

@@ -1,7 +1,7 @@
-"""The members' connections to the database, as the manager has them: by their sockets, shared, to hear of their end.
+"""The members' connections to the database, as the manager has them: shared sockets, by which it sees their end.
 
-It never says or reads a word that matters on them: what a server says before its end of file is a living member's to
-read, and is thrown away when the member has ended.
+The manager sends nothing on them. While a member lives, only the member reads from them; when it has ended, the manager
+reads what the server still sends, and drops it.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from mppool.shared.endpoints import endpoint
 
 __all__ = ["Orphan", "Shared"]
 
-_ENDED = getattr(select, "POLLRDHUP", 0)  # where there is none, a connection is thrown out once both sides have ended
-_PIECE = 65_536  # bytes thrown away at a time
-_PIECES = 16  # in a row, before others get their turn
+_ENDED = getattr(select, "POLLRDHUP", 0)  # without it, a connection is dropped once both sides have ended
+_PIECE = 65_536  # bytes dropped at a time
+_PIECES = 16  # in a row, before other connections are read
 
 
 class Shared:
-    """A member's connections. Nobody tells when one is closed: the server ends its side then, and it is thrown out when
-    there are many.
+    """A member's connections. The member does not tell when it closes one: the server ends its side then, and the
+    connection is dropped once there are many.
 
     Args:
-        usual: as many as there may be before somebody looks.
+        usual: as many as there may be before ended ones are looked for.
     """
 
     __slots__ = ("_connections", "_look_at", "_usual")
@@ -41,11 +41,11 @@ class Shared:
             self._look_at = max(self._usual, 2 * len(self._connections))
 
     def forget_last(self) -> None:
-        """There is no room to keep the one that was added last."""
+        """Close the one that was added last: there is no room for it."""
         self._connections.pop().close()
 
     def prune(self) -> None:
-        """Let go of those that the server has ended. What it said before is the member's to read."""
+        """Close those that the server has ended. What it sent before is the member's to read."""
         ended = set()
         poll = select.poll()
         for connection in self._connections:
@@ -58,14 +58,14 @@ class Shared:
         self._connections = [connection for connection in self._connections if connection.fileno() >= 0]
 
     def leave(self) -> list[socket.socket]:
-        """The member has ended: these connections of its may still count on the server."""
+        """The member has ended; those of its connections that the server may not have ended."""
         self.prune()
         left, self._connections = self._connections, []
         return left
 
 
 class Orphan:
-    """One connection of a member that ended. Readable when there is something to `listen` to.
+    """One connection of a member that has ended. When it is readable, `listen`.
 
     Args:
         connection: shared by the member.
@@ -86,13 +86,13 @@ class Orphan:
         try:
             connection.shutdown(socket.SHUT_WR)
         except OSError:
-            pass  # the server was faster: that is read soon
+            pass  # the server has ended it already, which is read soon
 
     def fileno(self) -> int:
         return self._connection.fileno()
 
     def listen(self) -> bool:
-        """Throw away what the server still says; True: it has ended its side."""
+        """Read and drop what the server still sends; True: it has ended its side."""
         try:
             for _ in range(_PIECES):
                 if not self._connection.recv(_PIECE):

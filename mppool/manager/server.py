@@ -17,12 +17,10 @@ import socket
 import sys
 import time
 
-from mppool.manager.allocator import Allocator
+from mppool.manager.admission import Listener, full, refusal
+from mppool.manager.allocator import Allocator, Pace
 from mppool.manager.clients import Client, Clients
-from mppool.manager.listener import Listener
 from mppool.manager.orphans import Orphans
-from mppool.manager.pace import Pace
-from mppool.manager.refusals import full, refusal
 from mppool.shared import identity, messages, paths
 from mppool.shared import ledger as L
 from mppool.shared.seats import Seats
@@ -46,7 +44,7 @@ class Manager:
     Args:
         listener: bound and listening in ``folder``.
         config: name, uri, database, port (of the server, over TCP), max_size, linger (seconds to stay after the last
-            member left), path (where the helper finds its packages), end_orphans (whether there is to be one).
+            member left), path (where the reaper finds its packages), end_orphans (whether there is to be one).
     """
 
     def __init__(self, listener: socket.socket, folder: str, config: dict[str, Any]) -> None:
@@ -58,7 +56,7 @@ class Manager:
         known = [row for row, pid in enumerate(ledger.column(L.PID, L.ROWS)) if pid]
         dead = sorted(set(known).difference(living))
         self._ledger = ledger
-        self._allocator = Allocator(ledger, config["max_size"], self._ring, os.cpu_count() or 1)
+        self._allocator = Allocator(ledger, config["max_size"], self._notify, os.cpu_count() or 1)
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self._selector = selectors.DefaultSelector()
         self._clients = Clients(self._selector, limit if limit >= 0 else sys.maxsize)  # below zero there is no limit
@@ -71,7 +69,7 @@ class Manager:
         header.space = self._space = identity.space()
         header.database = L.database_key(config["database"])
         self._dirty = False  # something happened that the allocator should see
-        self._rang: set[int] = set()  # members that have something new in their rows
+        self._notified: set[int] = set()  # members that have something new in their rows
         self._pace = Pace()
         self._again_at: float | None = None
         self._leave_at: float | None = time.monotonic() + FIRST_MEMBER
@@ -130,8 +128,8 @@ class Manager:
             self._hear(speaker)
 
     def _settle(self, now: float) -> None:
-        rang, self._rang, self._dirty = self._rang, set(), False
-        self._again_at = self._allocator.settle(now, rang)
+        notified, self._notified, self._dirty = self._notified, set(), False
+        self._again_at = self._allocator.settle(now, notified)
 
     def _pause(self) -> float | None:
         due = [self._again_at, self._leave_at, self._listener.again_at, self._orphans.next_at(), self._clients.look_at]
@@ -185,7 +183,7 @@ class Manager:
         if heard[1]:
             self._dirty = True
             if client.member is not None:
-                self._rang.add(client.member)
+                self._notified.add(client.member)
 
     def _gone(self, client: Client) -> None:
         """A client ended, left or is cut off. A member's account ends with it."""
@@ -318,10 +316,10 @@ class Manager:
         self._allocator.declare(client.member, held, time.monotonic())
         self._dirty = True
 
-    def _ring(self, member: int) -> None:
+    def _notify(self, member: int) -> None:
         channel = self._members[member].channel
         if channel is not None:
-            channel.ring()
+            channel.notify()
 
     # -- the end ---------------------------------------------------------------------------------------------
 

@@ -1,9 +1,8 @@
-"""Connections that their process has closed and their server has not: the kernel remembers them when nobody else does.
+"""Connections that their process has closed and their server has not, as the kernel knows them.
 
-A process that is killed closes its sockets. The kernel then waits, without anybody who could ask it to, for the
-server's end of file (FIN_WAIT2, for a minute): as long as it does, the server may still be at work there. Whose
-connections they were it does not tell. It is asked as ``ss`` asks it (Linux: sock_diag), since reading its table as
-text takes thirty times as long.
+When a process is killed, the kernel closes its sockets and waits for the server's end of file (FIN_WAIT2, for a
+minute). As long as it waits, the server may still be at work there. The kernel does not tell whose connections they
+were. It is asked as ``ss`` asks it (Linux: sock_diag), since reading its table as text takes thirty times as long.
 """
 
 from __future__ import annotations
@@ -23,8 +22,8 @@ _OWN_PORT = struct.Struct("!4xH")  # family, state, timer, retransmissions, port
 
 
 def half_closed(server: int) -> list[int] | None:
-    """The local ports of this host's connections to any server's port of that number that were closed here and not
-    there. None: this system does not tell.
+    """The local ports of this host's connections to port ``server`` of any host that were closed here and not there.
+    None: this system does not tell.
 
     Raises: OSError: there is no free descriptor to ask with.
     """

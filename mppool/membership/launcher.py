@@ -38,16 +38,16 @@ logger = logging.getLogger("mppool.pool")
 LAUNCH_TIMEOUT = 10.0  # seconds; a loaded machine starts an interpreter in less than one
 # Seconds between looks while another process launches, at first and at most: hundreds of members may be looking.
 _LOOK = (0.005, 0.05)
-_BACKLOG = 4096  # as many members may knock at once; Linux makes it net.core.somaxconn
-# Ctrl-C is not for the manager. A session of its own would keep it away, too, but to Linux's autogroup scheduler one
-# process in a session weighs as much as all its members in theirs, in theory: on a busy machine it came to run seconds
-# late where its members were served within some milliseconds.
+_BACKLOG = 4096  # members that may connect at once; Linux limits it to net.core.somaxconn
+# Ctrl-C must not reach the manager. A session of its own would do that, too, but Linux's autogroup scheduler shares the
+# processors among sessions: on a busy machine the manager ran seconds late while its members were served within some
+# milliseconds.
 _APART: dict[str, Any] = {"process_group": 0} if sys.version_info >= (3, 11) else {"start_new_session": True}
 _NEEDED = (
     "PATH",
     "LD_LIBRARY_PATH",
     "DYLD_LIBRARY_PATH",
-    "SSL_CERT_FILE",  # for the helper that the manager may start
+    "SSL_CERT_FILE",  # for the reaper that the manager may launch
     "SSL_CERT_DIR",
 )  # of the environment: it may hold secrets
 _warned: set[int] = set()  # pids
@@ -55,7 +55,7 @@ _BOOT = "import sys; sys.path.append(sys.argv[1]); from mppool.manager.server im
 
 
 def check_place(name: str) -> None:
-    """Refuse what would make a second budget of the same name somewhere else.
+    """Refuse a name if another folder would be used for it, and so a second budget made.
 
     Raises: ManagerUnavailableError.
     """
@@ -94,7 +94,7 @@ def connect(name: str) -> socket.socket | None:
     try:
         sock.connect(path)
         _, uid = messages.peer(sock)
-    except BlockingIOError:  # so many knock that there is no room in its queue
+    except BlockingIOError:  # so many connect that its queue is full
         sock.close()
         raise
     except OSError as error:
@@ -109,11 +109,11 @@ def connect(name: str) -> socket.socket | None:
 
 
 def connect_or_launch(config: dict[str, Any]) -> socket.socket:
-    """A connection to the manager of ``config["name"]``, launched now if there is none.
+    """A connection to the manager of ``config["name"]``, which is launched if there is none.
 
     Raises: ManagerUnavailableError.
     """
-    filelock = import_late("filelock")  # it costs more to import than all the rest here
+    filelock = import_late("filelock")  # its import costs more than that of all else here
     name, deadline = config["name"], time.monotonic() + LAUNCH_TIMEOUT
     check_place(name)
     try:
@@ -143,13 +143,13 @@ def connect_or_launch(config: dict[str, Any]) -> socket.socket:
 
 
 def _wait_until_free(path: str, deadline: float) -> None:
-    """Wait until nobody has the lock, or for so long. Hundreds of members may wait for one that launches a manager, so
-    a look must cost them less than an attempt to connect."""
+    """Wait until the lock is free, or until the deadline. Hundreds of members may wait for one that launches a manager,
+    so a look must cost less than an attempt to connect."""
     look = _LOOK[0]
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
-        return  # it goes when it is given back
+        return  # the file is removed when the lock is released
     try:
         while time.monotonic() < deadline:
             try:
@@ -202,7 +202,7 @@ def _inheritance(folder: str) -> tuple[int, int] | None:
 
 
 def _warn_of_sibling(config: dict[str, Any], root: str) -> None:
-    """Say so, once in each process, where the budget that it has begun was probably meant to be another process's."""
+    """Warn, once in each process, if it has made a budget where it was probably meant to share another process's."""
     if os.getpid() in _warned:
         return
     other = sibling(root, config["name"], L.database_key(config["database"]))
@@ -224,8 +224,8 @@ def _start(config: dict[str, Any], folder: str) -> socket.socket:
     socket_path = os.path.join(folder, paths.SOCKET)
     if os.path.lexists(socket_path):
         os.unlink(socket_path)  # of a manager that was killed
-    # A child forked meanwhile would keep the listening socket and the pipe open: its parent's successors would knock at
-    # a door that nobody opens, and a manager would wait for the end of its configuration.
+    # A child forked meanwhile would keep the listening socket and the pipe open: processes would connect to a socket on
+    # which none accepts, and the manager would wait for the end of its configuration.
     with no_fork():
         ask_for(8)  # those below, and those that starting a process needs
         log = os.open(os.path.join(folder, paths.LOG), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
@@ -236,7 +236,7 @@ def _start(config: dict[str, Any], folder: str) -> socket.socket:
             os.chmod(socket_path, 0o600)
             listener.listen(_BACKLOG)
             process = _spawn(folder, listener.fileno(), log, reader)
-            os.write(writer, json.dumps(config).encode())  # the uri goes by a pipe: arguments can be read by everybody
+            os.write(writer, json.dumps(config).encode())  # the uri goes through a pipe: any user can read arguments
         except BlockingIOError as error:
             raise errors.ManagerUnavailableError(
                 f"budget {config['name']!r}: cannot launch a manager: {identity.NO_MORE}"
@@ -258,7 +258,7 @@ def _start(config: dict[str, Any], folder: str) -> socket.socket:
 def _spawn(folder: str, listener: int, log: int, configuration: int) -> subprocess.Popen[bytes]:
     home = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     environ = {name: os.environ[name] for name in _NEEDED if name in os.environ}
-    environ[paths.RUNTIME_DIR] = os.path.dirname(folder)  # for the helper, which is a member
+    environ[paths.RUNTIME_DIR] = os.path.dirname(folder)  # for the reaper, which is a member
     process: subprocess.Popen[bytes] = import_late("subprocess").Popen(
         [sys.executable, "-I", "-S", "-c", _BOOT, home, folder, str(configuration)],
         stdin=listener,
@@ -272,7 +272,8 @@ def _spawn(folder: str, listener: int, log: int, configuration: int) -> subproce
 
 
 def _warn_of_limit(config: dict[str, Any]) -> None:
-    """Say so if the manager, which has our hard limit of open files, cannot serve as many members as there may be."""
+    """Warn if the manager, which inherits this process's hard limit of open files, cannot serve all members there may
+    be."""
     limit, connections = resource.getrlimit(resource.RLIMIT_NOFILE)[1], config["max_size"]
     members = room.members_within(limit, connections)
     if limit >= 0 and members < L.ROWS:
@@ -297,7 +298,7 @@ def _last_words(folder: str) -> str:
 
 
 def _lack_of_room(folder: str) -> str:
-    """Why a manager could neither make its ledger there nor say so; empty: it could."""
+    """Why a manager could not make its ledger there, nor write a message; empty: it could."""
     try:
         fd = os.open(os.path.join(folder, paths.LOG), os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
@@ -318,17 +319,17 @@ def ask(sock: socket.socket, request: dict[str, Any], name: str) -> tuple[dict[s
 
     Returns: the answer, and the channel with the descriptors that came along.
 
-    Raises: whichever of our errors the manager named; ManagerUnavailableError when it did not answer;
-        ConnectionResetError when it left in the same instant (ask again).
+    Raises: the error of ours that the manager named; ManagerUnavailableError: it did not answer; ConnectionResetError:
+        it left in the same instant (ask again).
     """
     channel = messages.Channel(sock)
     try:
         try:
             channel.send(request)
         except BrokenPipeError:
-            pass  # it may have said why, and hung up
+            pass  # it may have said why before it closed
         deadline = time.monotonic() + LAUNCH_TIMEOUT
-        poll = select.poll()  # which needs no descriptor
+        poll = select.poll()  # unlike a selector it needs no descriptor
         poll.register(channel, select.POLLIN)
         while True:
             if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
@@ -359,7 +360,7 @@ def _is_open(channel: weakref.ref[messages.Channel]) -> bool:
 def enter(
     config: dict[str, Any], request: dict[str, Any], sit: Callable[[str], None] | None = None
 ) -> tuple[dict[str, Any], messages.Channel]:
-    """Connect (launching if need be) and ask; once more if the manager was just leaving.
+    """Connect (and launch a manager if need be) and ask; again if the manager was just leaving.
 
     Args:
         sit: called with the budget's folder each time before the manager is asked.

@@ -1,8 +1,8 @@
-"""Membership: this process's seat at a budget, as seen from inside.
+"""A pool's membership of a budget, as seen from its own process.
 
-A seat is a connection to the manager, a row in the ledger and a semaphore. It vanishes with the process; the
-manager then frees whatever it had. Only the agent attaches and listens; any thread may put a permit back, under the
-pool's lock: what is held and what lies on the semaphore never change apart.
+A member has a connection to the manager, a row in the ledger, a semaphore and a seat. All end with the process; the
+manager then frees its permits. Only the agent attaches and listens. Any thread may put a permit back, under the pool's
+lock: what is held and what lies on the semaphore never change apart.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from mppool.shared.descriptors import is_short
 from mppool.shared.seats import Seat
 from mppool.shared.semaphore import EventSemaphore, adopt
 
-LINGER_NAMED = 2.0  # seconds a named budget's manager stays for the next comer
+LINGER_NAMED = 2.0  # seconds that a named budget's manager stays after the last member has left
 
 
 def launch_config(budget: BudgetSettings, name: str) -> dict[str, Any]:
@@ -39,7 +39,7 @@ def launch_config(budget: BudgetSettings, name: str) -> dict[str, Any]:
 
 
 def _absolute(folders: list[str]) -> list[str]:
-    """As they are from here; relative ones are left out where the working directory has been deleted."""
+    """Absolute paths of these; relative ones are left out if the working directory has been deleted."""
     try:
         here = os.getcwd()
     except FileNotFoundError:
@@ -49,14 +49,14 @@ def _absolute(folders: list[str]) -> list[str]:
 
 
 class Member:
-    """A seat, taken.
+    """A member of a budget, attached.
 
     Args:
-        budget: what this process believes of the budget; the manager checks it.
+        budget: what this process assumes of the budget; the manager checks it.
         name: of the budget's folder.
         warm: connections to be granted on arrival if they are free.
-        token: a number of this seat's own, by which a successor of the manager knows it again.
-        returning: the seat was had under another manager, and there may be connections open.
+        token: a number of this member's own, by which a successor of the manager recognises it.
+        returning: it was a member under another manager, and may have connections open.
 
     Raises: BudgetMismatchError, ManagerUnavailableError; OSError: this process has no free descriptor.
     """
@@ -73,27 +73,27 @@ class Member:
         self._token = token
         self._seat: Seat | None = None
         try:
-            answer, self.channel = enter(launch_config(budget, name), request, self._sit if token else None)
+            answer, self.channel = enter(launch_config(budget, name), request, self._take_seat if token else None)
             try:
                 self.ledger, self.semaphore = self._received(answer["fds"], name)
             except BaseException:
-                self.channel.close()  # the manager takes it for having left
+                self.channel.close()  # to the manager the member has left
                 raise
         except BaseException:
-            self._get_up()
+            self._leave_seat()
             raise
         self.row = self.ledger.row(answer["row"])
         self.at = self.ledger.offset(answer["row"])  # and of its first cell
         self.undeclared: bool = answer["declare"]  # the manager waits to be told what is held
 
-    def _sit(self, folder: str) -> None:
-        """Before the manager writes down that this process is there. Raises: OSError."""
-        self._get_up()
+    def _take_seat(self, folder: str) -> None:
+        """Before the manager assigns a row, so that the seat is taken when others read the row. Raises: OSError."""
+        self._leave_seat()
         self._seat = Seat(folder, self._token)
 
-    def _get_up(self) -> None:
+    def _leave_seat(self) -> None:
         if self._seat is not None:
-            self._seat.get_up()
+            self._seat.release()
             self._seat = None
 
     def _received(self, count: int, name: str) -> tuple[L.Ledger, EventSemaphore]:
@@ -113,7 +113,7 @@ class Member:
             os.close(book)
 
     def is_ours(self) -> bool:
-        """Whether nobody has closed its descriptors from outside. By two system calls."""
+        """Whether no other code of this process has closed its descriptors. It takes two system calls."""
         return self.channel.is_ours() and self.semaphore.may_be_ours()
 
     @property
@@ -121,40 +121,40 @@ class Member:
         return self.ledger.cells
 
     def declare(self, held: int) -> None:
-        """So many permits are held here, and none lies on a semaphore."""
+        """Tell the manager that ``held`` permits are held here, and that none lies on a semaphore."""
         self.undeclared = False
         try:
             self.channel.send({"do": "declare", "held": held})
         except OSError:
-            pass  # it is gone again; so is what it knew
+            pass  # the manager is gone again; the next one asks anew
 
     def opened(self, descriptor: int) -> bool:
-        """Share a connection's socket, so that the manager can tell when the server has ended it should this process be
-        killed. False: not just now, for the manager has too much to read."""
+        """Share a connection's socket: if this process is killed, the manager sees by it when the server has ended the
+        connection. False: not just now, for the manager has too much to read."""
         try:
             self.channel.send({"do": "opened"}, [descriptor])
         except OSError as error:
             again = isinstance(error, BlockingIOError) or error.errno == errno.ETOOMANYREFS or is_short(error)
-            return not again  # else it is gone
+            return not again  # otherwise the manager is gone
         return True
 
     def heard(self) -> bool:
-        """Swallow what the manager sent (bells). False: the manager is gone."""
+        """Read and drop what the manager sent, which is notifications. False: the manager is gone."""
         try:
             return self.channel.receive() is not None
         except messages.Garbled:
             return False
 
     def leave(self) -> None:
-        """Give up the seat: end of file is how the manager learns of it, also where a forked copy is still open; a
-        successor that is to come finds it in the ledger."""
+        """End the membership. The manager learns of it by the end of file, even while a forked copy is open. A
+        successor that is still to come finds it in the ledger."""
         self.row.left = 1
         self.channel.hang_up()
         self.abandon()
 
     def abandon(self) -> None:
-        """Close this process's copies only: in a forked child the seat is the parent's."""
-        self._get_up()
+        """Close this process's copies only: in a forked child the member is the parent's."""
+        self._leave_seat()
         self.channel.close()
         self.semaphore.close()
         self.ledger.close()

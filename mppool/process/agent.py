@@ -110,7 +110,7 @@ class Agent:
     def ring(self) -> None:
         """Tell the manager at once that this process lacks permits; it is on its way while the agent wakes up."""
         member = self._member
-        if member is not None and not member.channel.ring():
+        if member is not None and not member.channel.notify():
             self.wake()
 
     def _replace(self) -> None:

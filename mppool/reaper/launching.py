@@ -1,9 +1,9 @@
-"""Ending what a server still does for processes that are gone.
+"""The manager's half of the reaper, which ends what a server still does for processes that are gone.
 
-It takes a connection, and the manager never speaks to a database: a helper does, a process of its own, one at a time,
-gone within seconds. The helper is a member like any other, so that its connection counts, and it frees nothing: a
-permit comes with the server's end of file as ever. It is told where the connections come from once it has its own,
-and ends those. Whatever becomes of it, the manager goes on, and sends another after a pause that grows.
+That takes a connection, and the manager never speaks to a database: the reaper does, a process of its own, one at a
+time, which ends within seconds. The reaper is a member like any other, so that its connection counts. It frees nothing:
+a permit comes with the server's end of file as ever. Once it has its own connection it is told the endpoints of those
+that it is to end. Whatever becomes of it, the manager goes on, and launches another after a pause that grows.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Reaper"]
 
-PAUSE = (1.0, 30.0)  # seconds before the next helper, if connections are left; after the first, and at most
-REAP = 0.01  # seconds until the next look at a helper that has said its last
+PAUSE = (1.0, 30.0)  # seconds before the next reaper, if connections are left; after the first one, and at most
+REAP = 0.01  # seconds until the next look at a reaper that has closed its channel
 _SERVERS = ("postgresql:", "mysql:")  # that can be asked to end a connection
 # Isolated as its manager is, but with the packages that the manager's launcher had. The uri comes by the socket.
 _BOOT = """
@@ -37,11 +37,11 @@ main(task)
 
 
 class Reaper:
-    """The helper, if there is one. Readable when it has something to say: `hear` it.
+    """The reaper, if there is one. When it is readable, `hear` it.
 
     Args:
         config: the manager's.
-        endpoints: addresses and ports on this host of the connections that a helper which has its own is to end.
+        endpoints: addresses and ports on this host of the connections that a reaper is to end.
     """
 
     __slots__ = ("_channel", "_config", "_endpoints", "_failed", "again_at", "pid", "useless")
@@ -50,9 +50,9 @@ class Reaper:
         self._config = config
         self._endpoints = endpoints
         self._channel: messages.Channel | None = None
-        self._failed = 0  # helpers in a row after which there was still something to end
-        self.pid: int | None = None  # of the helper, until it is reaped
-        self.again_at = 0.0  # no helper before this time
+        self._failed = 0  # reapers in a row after which there was still something to end
+        self.pid: int | None = None  # of the reaper's process, until it is waited for
+        self.again_at = 0.0  # no reaper before this time
         self.useless = not config["database"].startswith(_SERVERS)
 
     def fileno(self) -> int:
@@ -60,7 +60,7 @@ class Reaper:
         return self._channel.fileno()
 
     def launch(self, now: float) -> bool:
-        """Start a helper. False: it cannot be done just now."""
+        """Start a reaper. False: it cannot be done just now."""
         self._failed += 1
         try:
             ours, theirs = socket.socketpair()
@@ -80,7 +80,7 @@ class Reaper:
             task = {key: self._config[key] for key in ("uri", "name", "max_size")}
             self._channel.send({**task, "path": self._config["path"]})
         except OSError as error:
-            os.write(2, f"cannot start a helper: {error.strerror}\n".encode())
+            os.write(2, f"cannot start a reaper: {error.strerror}\n".encode())
             ours.close()
             self._channel = None
             self._pause(now)
@@ -91,7 +91,7 @@ class Reaper:
         self.again_at = now + min(PAUSE[1], PAUSE[0] * 2 ** (self._failed - 1))
 
     def hear(self) -> bool:
-        """What the helper says. False: it has said its last; stop listening, then `let_go`."""
+        """Read what the reaper sends. False: it sends no more; stop listening, then `let_go`."""
         assert self._channel is not None
         try:
             heard = self._channel.receive()
@@ -107,7 +107,7 @@ class Reaper:
         return True
 
     def let_go(self, now: float) -> None:
-        """The helper is done."""
+        """The reaper is done."""
         assert self._channel is not None
         self._channel.close()
         self._channel = None
@@ -116,11 +116,11 @@ class Reaper:
 
     @property
     def dying(self) -> bool:
-        """Whether a helper is to be reaped."""
+        """Whether the process of a reaper that is done is still to be waited for."""
         return self.pid is not None and self._channel is None
 
     def reap(self) -> None:
-        """Bury the process of a helper that is done, if it has ended: it will in a moment."""
+        """Wait for the process of a reaper that is done, if it has ended: it will in a moment."""
         if self.pid is not None and self.dying:
             try:
                 ended = os.waitpid(self.pid, os.WNOHANG)[0]
@@ -130,5 +130,5 @@ class Reaper:
                 self.pid = None
 
     def succeeded(self) -> None:
-        """There is nothing left to be ended: the next helper need not wait."""
+        """There is nothing left to be ended: the next reaper need not wait."""
         self._failed, self.again_at = 0, 0.0

@@ -1,9 +1,9 @@
-"""The manager's helper: ends, on the server, the connections of processes that are gone. A process of its own.
+"""The reaper's process: it ends, on the server, the connections of processes that are gone.
 
-It is a member of the budget like any other: it waits for a permit, and its one connection counts. It ends what has
-the same user and database, comes from an address and port that the manager names, and is older than its own
-connection. Where the server does not see us under the address and port that we see ourselves (another network's, a
-proxy's), or where there are none (a Unix socket), it ends nothing. It frees no permit: the server's end of file does.
+It is a member of the budget like any other: it waits for a permit, and its one connection counts. It ends connections
+of the same user and database that come from an endpoint which the manager names and are older than its own. It ends
+nothing where the server sees this host under another address or port (another network's, a proxy's), or where there is
+none (a Unix socket). It frees no permit: the server's end of file does.
 """
 
 from __future__ import annotations
@@ -51,10 +51,10 @@ _OLDER = {
 
 
 class Server:
-    """What the server says of connections, over our own.
+    """What the server says of connections, over the reaper's own.
 
     Attributes:
-        here: our own end as we see it; None: the socket is not known, or not TCP.
+        here: this end of the reaper's connection, as seen here; None: the socket is not known, or not TCP.
     """
 
     def __init__(self, connection: PySQLXEngineSync) -> None:
@@ -65,11 +65,11 @@ class Server:
         self._seen = parsed(rows[0]["place"] if rows else None)
 
     def sees_us(self) -> bool:
-        """Whether the server knows us by the address and port that we have here."""
+        """Whether the server sees this connection under the address and port that it has here."""
         return self.here is not None and sees(self._seen, self.here)
 
     def older(self, endpoints: list[Endpoint]) -> list[int]:
-        """The connections from these endpoints that were there before ours."""
+        """The connections from these endpoints that are older than the reaper's."""
         wanted = set(map(self._as_seen, endpoints))
         rows = self._connection.query_as_dict(_OLDER[self._provider])
         return [int(row["id"]) for row in rows if row["place"] and parsed(row["place"]) in wanted]
@@ -80,13 +80,14 @@ class Server:
         return (self._seen[0] if address == self.here[0] else address), endpoint[1]
 
     def end(self, connection: int) -> None:
-        """End one of them. Raises: PySQLXError: it has ended just now, or is not ours to end."""
+        """End one of them. Raises: PySQLXError: it has ended just now, or this user may not end it."""
         self._connection.raw_cmd(END[self._provider].format(connection))
 
 
 def _ask(manager: Channel) -> list[Endpoint]:
-    """What to end, now that whatever comes to be at the places that are named is younger than we are: see
-    `mppool.reaper.launching`. Raises: OSError: the manager does not answer."""
+    """The endpoints of connections to end. They are asked for once the reaper is connected: a connection that is opened
+    later from a named endpoint is younger than the reaper's, and is spared. Raises: OSError: the manager does not
+    answer."""
     manager.send({"ready": True})
     while select.select([manager], [], [], ANSWER)[0] and (heard := manager.receive()) is not None:
         for message in heard[0]:
@@ -109,10 +110,10 @@ def _work(connection: PySQLXEngineSync, manager: Channel) -> None:
 
 
 def _end_with(manager: int) -> None:
-    """End this process when the manager ends: nobody is left to say what there is to do, and it must neither keep a
-    permit that its successor has a use for nor, as the last member, bring a successor up."""
+    """End this process when the manager ends. Otherwise it would keep a permit that the successor needs or, as the last
+    member, would launch a successor."""
     poll = select.poll()
-    poll.register(manager, 0)  # tells of a hang-up in any case
+    poll.register(manager, 0)  # a hang-up is told in any case
     poll.poll()
     os._exit(1)
 

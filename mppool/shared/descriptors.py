@@ -1,11 +1,11 @@
-"""Descriptors that are remembered while other people's code runs.
+"""Descriptors that are remembered while other code runs in the process.
 
 A remembered number alone proves nothing. A program may close what it did not open (a daemon closes everything, in a
-forked child or in itself), and the kernel gives the number out again, for a file of the program's. So the identity of
-the file behind the number is remembered too, and is compared before each use.
+forked child or in itself), and the kernel then gives the number to a file of the program's. So the identity of the file
+behind the number is remembered too, and is compared before each use.
 
-It costs one system call a use, about a microsecond. It does not protect against another thread that closes the number
-and opens a file between the comparison and the use.
+That costs one system call for each use, about a microsecond. It does not protect against another thread that closes the
+number and opens a file between the comparison and the use.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ __all__ = ["Lost", "Owned", "OwnedSocket", "ask_for", "identity", "is_short", "n
 # Errors of a moment without free descriptors, or without memory for one: try again.
 _SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
-_PART = 1024  # bytes: an answer of the kernel's that is shorter is the last; it gives a page at a time
+_PART = 1024  # bytes: a shorter answer of the kernel's is the last one; it gives a page at a time
 
 
 class Lost(OSError):
-    """A remembered descriptor has been closed from outside; its number may be somebody else's."""
+    """Other code has closed a remembered descriptor; its number may be another file's."""
 
     def __init__(self, fd: int) -> None:
         super().__init__(errno.EBADF, f"descriptor {fd} was closed by other code of this process")
@@ -48,7 +48,7 @@ def identity(fd: int) -> Identity:
 
 
 def told(fd: int) -> str:
-    """All that Linux tells of a descriptor; nothing elsewhere. Raises: OSError: there is no free descriptor to read it
+    """All that Linux tells of a descriptor; empty elsewhere. Raises: OSError: there is no free descriptor to read it
     with."""
     text = b""
     try:
@@ -69,7 +69,7 @@ def told(fd: int) -> str:
 
 
 def ask_for(count: int) -> None:
-    """See that so many descriptors are free just now, for code that fails for good without. Raises: OSError."""
+    """Check that ``count`` descriptors are free now, before code that fails for good without. Raises: OSError."""
     probes: list[int] = []
     try:
         while len(probes) < count:
@@ -80,7 +80,7 @@ def ask_for(count: int) -> None:
 
 
 def unlike_any() -> int:
-    """A new descriptor with an inode of its own, and of no other use. Raises: OSError."""
+    """A new descriptor whose only use is that its inode is its own. Raises: OSError."""
     try:
         return os.memfd_create("mppool-guard")
     except (AttributeError, OSError):
@@ -92,7 +92,7 @@ def unlike_any() -> int:
 class Owned:
     """One descriptor of ours.
 
-    Eventfds, epolls and their like are all the same file to ``fstat``. Those are told apart by what Linux tells of
+    All eventfds, epolls and their like are the same file to ``fstat``. They are distinguished by what Linux tells of
     them: an eventfd by its number, others by ``mark``. Where it does not tell, any of the same kind counts as ours.
 
     Args:
@@ -111,7 +111,7 @@ class Owned:
         self._mark = mark or (_number(fd) if self._kind else None)
 
     def is_ours(self) -> bool:
-        """Whether the number still means what it meant."""
+        """Whether the number still stands for the same file."""
         try:
             if self.fd < 0 or identity(self.fd) != self._identity:
                 return False
@@ -127,7 +127,7 @@ class Owned:
         return _anonymous(self.fd) == self._kind
 
     def may_be_ours(self) -> bool:
-        """The same by one system call: an eventfd in place of another is not noticed."""
+        """The same by one system call. It does not notice that another eventfd has the number."""
         try:
             return self.fd >= 0 and identity(self.fd) == self._identity
         except OSError:
@@ -147,7 +147,7 @@ class Owned:
 
 
 def _anonymous(fd: int) -> str | None:
-    """What kind of file without an inode of its own this is; None: it has one."""
+    """The kind of a file that has no inode of its own; None: it has one."""
     try:
         target = os.readlink(f"/proc/self/fd/{fd}")
     except OSError:
@@ -164,7 +164,7 @@ def _number(fd: int) -> str | None:
 
 
 class OwnedSocket:
-    """A socket of ours, which Python would close by its number. Raises: OSError."""
+    """A socket of ours. Python would close it by its number, whatever that is by then. Raises: OSError."""
 
     __slots__ = ("_owned", "_sock")
 
@@ -179,7 +179,7 @@ class OwnedSocket:
     def is_ours(self) -> bool:
         if self._sock.fileno() >= 0 and self._owned.is_ours():
             return True
-        self._sock.detach()  # so that nobody closes the number
+        self._sock.detach()  # so that Python does not close the number
         return False
 
     def use(self) -> socket.socket:
@@ -195,8 +195,8 @@ class OwnedSocket:
 
 
 def never_close(thing: Any) -> None:
-    """Keep for ever what would close a number that is not its own any more: even past the interpreter's exit, which
-    drops all that modules hold."""
+    """Keep an object for ever that would close a number which is not its own any more: even beyond the interpreter's
+    exit, which drops all that modules hold."""
     import ctypes
 
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))

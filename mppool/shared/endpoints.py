@@ -1,4 +1,4 @@
-"""Where a connection comes from: that is how the manager names to its helper, and a server knows, what is whose."""
+"""The client's end of a connection: the manager names a connection to the reaper by it, and the server knows it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Endpoint = tuple[str, int]  # address and port of a connection's client
 
 
 def endpoint(connection: socket.socket) -> Endpoint | None:
-    """Our end of a connection. None: it is not TCP, or not connected any more."""
+    """This host's end of a connection. None: it is not TCP, or not connected any more."""
     if connection.family not in (socket.AF_INET, socket.AF_INET6):
         return None
     try:

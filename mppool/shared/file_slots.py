@@ -1,7 +1,7 @@
-"""Turns: at most so many at a time over all processes, each a locked file in the budget's folder.
+"""File slots: a limit over all processes, where each slot is a locked file in the budget's folder.
 
-The kernel unlocks what a process held when it ends, so nobody has to keep books of turns, and none is lost. Who finds
-none free asks again: a turn is a matter of milliseconds, and no order is kept among those who ask.
+The kernel unlocks a file when the process that locked it ends, so no slot is lost and no process keeps account of them.
+A process that finds none free asks again: a slot is held for milliseconds, and those that ask are served in no order.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ __all__ = ["FileSlot", "FileSlots"]
 
 
 class FileSlot:
-    """One turn, until it is given back.
+    """One slot, until it is given back.
 
     Args:
-        slots: whose it is; None: one of any number.
-        file: the locked one.
+        slots: of which it is one; None: there is no limit.
+        file: the locked file.
     """
 
     __slots__ = ("_file", "_slots")
@@ -39,11 +39,11 @@ class FileSlot:
 
 
 class FileSlots:
-    """One process's way to the turns.
+    """The slots, as one process takes them.
 
     Args:
         folder: where the files are made.
-        what: what their names begin with.
+        what: the beginning of their names.
     """
 
     def __init__(self, folder: str, what: str = paths.FILE_SLOT) -> None:
@@ -51,7 +51,7 @@ class FileSlots:
         self._files: set[Owned] = set()
 
     def take(self, count: int) -> FileSlot | None:
-        """A turn of ``count``; None: all are taken. Raises: OSError: the folder is gone."""
+        """One of ``count`` slots; None: all are taken. Raises: OSError: the folder is gone."""
         for number in range(count):
             path = os.path.join(self._folder, f"{self._what}{number}")
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)

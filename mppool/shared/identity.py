@@ -1,6 +1,6 @@
-"""Who a process is: its pid and when it started. A pid alone lies, since the system gives it out again.
+"""Which process it is: its pid and its start time. A pid alone does not tell, since the system uses it again.
 
-Where the kernel can tell of a death it does: a pidfd becomes readable. Elsewhere one has to look.
+Where the kernel can report a death, it does: a pidfd becomes readable. On other systems one has to look.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ _EXITING = 0x4  # of a process's flags on Linux
 
 
 def started(pid: int) -> int:
-    """When a process started, in units that only mean something to compare (clock ticks since boot on Linux,
-    microseconds elsewhere); 0: there is no such process (a zombie counts as none)."""
+    """When a process started, in units that can only be compared (clock ticks since boot on Linux, microseconds
+    elsewhere); 0: there is no such process (a zombie counts as none)."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as stat:
             fields = stat.read().rpartition(b")")[2].split()
@@ -47,8 +47,8 @@ def _started_by_psutil(pid: int) -> int:
 
 
 def space() -> int:
-    """The PID and time namespaces of this process, as a number: pids and starts mean something to others that have the
-    same only. 0: this system has none.
+    """The PID and time namespaces of this process, as a number. Only processes with the same number can use the pids
+    and start times of each other. 0: this system has none.
 
     Raises: OSError: ``/proc`` tells of another namespace's processes.
     """
@@ -64,7 +64,7 @@ def space() -> int:
 
 
 def alive(pid: int, since: int) -> bool:
-    """Whether the process that had this pid at that start is still there. Nobody is who had none."""
+    """Whether the process with this pid and this start time is still there; False if either is 0."""
     return pid > 0 and since > 0 and started(pid) == since
 
 
@@ -78,7 +78,7 @@ def parent(pid: int) -> int:
 
 
 def same_program(one: int, other: int) -> bool:
-    """Whether two processes run the same executable; by its name alone where one is another user's."""
+    """Whether two processes run the same executable; compared by name alone if one is another user's."""
     try:
         return os.readlink(f"/proc/{one}/exe") == os.readlink(f"/proc/{other}/exe")
     except OSError:
@@ -91,7 +91,7 @@ def same_program(one: int, other: int) -> bool:
 
 
 def runs(pid: int, since: int) -> bool:
-    """The same, but a process counts as gone that has begun to end: it closes its descriptors some time before."""
+    """Like `alive`, but False once the process has begun to end: it closes its descriptors some time before."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as stat:
             fields = stat.read().rpartition(b")")[2].split()

@@ -1,7 +1,7 @@
 """What manager and members say to each other: lines of JSON over a Unix socket, descriptors beside them.
 
-An empty line is the bell: "look at the ledger". Bells carry nothing, so any number of them may be swallowed into
-one. A peer that sends anything else than lines of JSON objects, or a line above `LONGEST`, is cut off.
+An empty line is a notification: "look at the ledger". Notifications carry nothing, so any number of them may become
+one. A peer that sends anything but lines of JSON objects, or a line longer than `LONGEST`, is cut off.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-BELL = b"\n"
+NOTIFICATION = b"\n"
 LONGEST = 65_536  # bytes a line may have
 _PIECE = 4096  # bytes read at a time
 _MOST_FDS = 4  # that come in one piece
@@ -32,7 +32,7 @@ class Garbled(ValueError):
 
 
 class CutShort(OSError):
-    """Descriptors were sent to us, and there were not enough free ones here to receive them."""
+    """Descriptors were sent to this process, which had not enough free ones to receive them."""
 
     def __init__(self) -> None:
         super().__init__(errno.EMFILE, "no free descriptor for what was sent to this process")
@@ -61,19 +61,19 @@ class Channel:
         return self._sock.fileno()
 
     def is_ours(self) -> bool:
-        """Whether nobody has closed it from outside."""
+        """Whether no other code of this process has closed it."""
         return self._sock.is_ours()
 
     @property
     def whole(self) -> bool:
-        """Whether nothing has come of a message whose rest is still to come."""
+        """Whether no message has been received in part."""
         return not self._buffer
 
-    def ring(self) -> bool:
-        """One bell. A full socket means that bells are waiting there already; one that the peer has closed will be
-        noticed. False: it was closed from outside."""
+    def notify(self) -> bool:
+        """Send one notification. A full socket has some already. One that the peer has closed is noticed elsewhere.
+        False: other code of this process has closed it."""
         try:
-            self.sock.send(BELL)
+            self.sock.send(NOTIFICATION)
         except Lost:
             return False
         except OSError:
@@ -91,22 +91,22 @@ class Channel:
         self.sock.sendall(data[sent:])
 
     def receive(self) -> tuple[list[dict[str, Any]], bool] | None:
-        """What has come: (messages, whether a bell was among it). None: the peer is gone.
+        """What has come: (messages, whether a notification was among it). None: the peer is gone.
 
-        A peer that never stops talking gets no more than its turn: the rest is there at the next call, and a
-        selector says so.
+        It reads a limited amount at a time, so that a peer that never stops does not keep others waiting. The rest is
+        there at the next call, and a selector says so.
 
         Raises: Garbled.
         """
         messages: list[dict[str, Any]] = []
-        bell = False
+        notified = False
         for _ in range(LONGEST // _PIECE):
             try:
                 data, ancillary, flags, _ = self.sock.recvmsg(_PIECE, socket.CMSG_SPACE(4 * _MOST_FDS), _CLOEXEC)
             except BlockingIOError:
-                return messages, bell
+                return messages, notified
             except OSError as error:
-                return (messages, bell) if messages or is_short(error) else None
+                return (messages, notified) if messages or is_short(error) else None
             # There is room for more than a message brings: what is missing found no free descriptor here.
             self._cut_short |= bool(flags & socket.MSG_CTRUNC)
             for level, kind, raw in ancillary:
@@ -115,16 +115,16 @@ class Channel:
                     fds.frombytes(raw[: len(raw) - len(raw) % fds.itemsize])
                     self._keep(fds)
             if not data:
-                return (messages, bell) if messages else None  # the end is read again next time
-            if data == BELL and not self._buffer:
-                bell = True
+                return (messages, notified) if messages else None  # the end is read again next time
+            if data == NOTIFICATION and not self._buffer:
+                notified = True
                 continue
             *lines, self._buffer = pieces = (self._buffer + data).split(b"\n")
             if max(map(len, pieces)) > LONGEST:
                 raise Garbled(f"a line of more than {LONGEST} bytes")
             for line in lines:
                 if not line:
-                    bell = True
+                    notified = True
                     continue
                 try:
                     message = json.loads(line)
@@ -133,7 +133,7 @@ class Channel:
                 if not isinstance(message, dict):
                     raise Garbled("a line that is not a JSON object")
                 messages.append(message)
-        return messages, bell
+        return messages, notified
 
     def _keep(self, fds: array[int]) -> None:
         self.fds.extend(fds)
@@ -141,10 +141,10 @@ class Channel:
             for fd in fds:
                 os.set_inheritable(fd, False)
         if len(self.fds) > _UNCLAIMED_FDS:
-            raise Garbled("more descriptors than anybody announces")
+            raise Garbled("more descriptors than a peer announces")
 
     def claim_fds(self, count: int) -> list[int]:
-        """The next descriptors that came, now the caller's to close.
+        """The next descriptors that came; the caller closes them.
 
         Raises: CutShort: some could not be received; Garbled: they were not sent.
         """
@@ -158,7 +158,7 @@ class Channel:
         return claimed
 
     def hang_up(self) -> None:
-        """End the conversation for every process that has a copy of this end."""
+        """End the connection for every process that has a copy of this end."""
         try:
             self.sock.shutdown(socket.SHUT_RDWR)
         except OSError:

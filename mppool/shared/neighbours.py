@@ -1,8 +1,8 @@
-"""The user's other budgets on this host, as a process that launches a manager finds them. Only under the launch lock,
-so that none is being born or cleared away meanwhile.
+"""The user's other budgets on this host, as a process that launches a manager finds them. It looks under the launchers'
+lock only, so that no budget is made or cleared away meanwhile.
 
-A program that was killed as a whole, its manager too, leaves a folder that nobody will come to again: its name was made
-up for it. Such folders go. And processes that made a budget each, where one was meant, are found by their parent.
+When a whole program is killed with its manager, a folder is left that no process will use again, if its name was made
+up for it. Such folders are removed. Processes that made a budget each, where one was meant, are found by their parent.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Found:
 
     @property
     def elsewhere(self) -> bool:
-        """Whether its pids are those of another PID namespace."""
+        """Whether its pids belong to another PID namespace."""
         return self.ledger.header.space != identity.space()
 
     def has_members(self) -> bool:
@@ -57,7 +57,7 @@ class Found:
         header = self.ledger.header
         if not self.elsewhere and identity.alive(header.manager, header.started):
             return True
-        return _answers(self._folder)  # one that has only just begun, or is elsewhere
+        return _answers(self._folder)  # it has only just begun, or is in another PID namespace
 
     def close(self) -> None:
         self._seats.close()
@@ -79,7 +79,7 @@ def _answers(folder: str) -> bool:
         except (FileNotFoundError, ConnectionRefusedError):
             return False
         except OSError:
-            pass  # it has much to do
+            pass  # it is busy
     return True
 
 
@@ -105,8 +105,8 @@ def _is_dead(folder: str) -> bool:
 
 
 def sibling(root: str, name: str, database: int) -> int | None:
-    """A process with the same parent as the one that made up ``name``, which has made a budget of its own for the same
-    database: its pid; None: there is none. The parent is one that runs the same program: not a shell.
+    """The pid of a process that has the same parent as the one that made up ``name``, and has made a budget of its own
+    for the same database; None: there is none. The parent must run the same program: it is no shell.
 
     Args:
         database: as `ledger.database_key` has it.

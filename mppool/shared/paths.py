@@ -1,11 +1,11 @@
-"""Where a budget lives on this host: one private folder a user, one folder in it a budget.
+"""Where a budget's files are on this host: in one private folder for each user, with one folder for each budget.
 
-The place must not depend on the environment a program happens to be started in (a cron job and a shell of one
-user share a budget by its name), so it is a fixed one; only ``MPPOOL_RUNTIME_DIR`` moves it. Memory-backed where
-that is to be had: a ledger on a disk would stall its writers whenever the disk does.
+The path must not depend on the environment in which a program is started (a cron job and a shell of one user share a
+budget by its name), so it is fixed; only ``MPPOOL_RUNTIME_DIR`` moves it. It is in memory where the system has such a
+file system: a ledger on a disk would stall its writers whenever the disk stalls.
 
-A budget stays where it was for a process that has a seat at it, and for those forked from there, whatever becomes of
-their environment. One that has changed its user cannot get there any more; for it the place is refused.
+For a process that is a member of a budget, and for those forked from it, the path stays the same even if their
+environment changes. A process that has changed its user has no access there any more, and is refused.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ LOCK = ".lock"  # in the root: held while a manager is launched, and while one l
 
 
 class UnsafeFolder(OSError):
-    """The folder is not one in which this user's budgets can be safely, or would not stay the same one."""
+    """The folder is not safe for this user's budgets, or would not stay the same."""
 
 
 class _Home:
-    """Where a budget is at which this process has a seat, or the one that it was forked from had one."""
+    """Where a budget is of which this process is a member, or the process that it was forked from."""
 
     __slots__ = ("inherited", "root", "seats", "user")
 
     def __init__(self) -> None:
         self.root, self.user = root(), os.geteuid()
-        self.seats: list[Callable[[], bool]] = []  # each tells whether this process still has it
+        self.seats: list[Callable[[], bool]] = []  # each tells whether this process is still there
         self.inherited = False
 
 
@@ -42,7 +42,7 @@ _homes: dict[str, _Home] = {}
 
 
 def arrived(name: str, stays: Callable[[], bool]) -> None:
-    """This process has taken a seat at a budget, or owns it, as long as ``stays()``."""
+    """This process is a member of a budget, or owns it, as long as ``stays()``."""
     home = _home(name)
     if home is None:
         home = _homes[name] = _Home()
@@ -54,13 +54,13 @@ def _call(stays: Callable[[], bool]) -> bool:
 
 
 def forked_in_child() -> None:
-    """The seats are the parent's."""
+    """The memberships are the parent's."""
     for home in _homes.values():
         home.inherited, home.seats = True, []
 
 
 def _home(name: str) -> _Home | None:
-    """None: nobody here has a seat there, so it may be anywhere."""
+    """None: this process is no member, so the budget may be anywhere."""
     home = _homes.get(name)
     if home is None or any(map(_call, home.seats)):
         return home
@@ -71,7 +71,7 @@ def _home(name: str) -> _Home | None:
 
 
 def changed_user(name: str) -> tuple[int, int] | None:
-    """Who this process was when it had its seat at a budget, and who it is now; None: the same."""
+    """The user of this process when it became a member, and its user now; None: the same."""
     home = _home(name)
     return None if home is None or home.user == os.geteuid() else (home.user, os.geteuid())
 
@@ -142,14 +142,14 @@ def make_root(base: str | None = None) -> str:
 
 
 def remove_folder(path: str) -> None:
-    """Take a budget's folder away, as far as it is still there, and the lock with the last one. Only under the lock."""
+    """Remove a budget's folder, if it is still there, and the lock with the last one. Only under the lock."""
     try:
         for name in os.listdir(path):
             if name in (SOCKET, LEDGER, LOG, SEATS) or name.startswith(FILE_SLOT):
                 os.unlink(os.path.join(path, name))
         os.rmdir(path)
     except OSError:
-        pass  # it is gone, or somebody put something there
+        pass  # it is gone, or there is a file that is not ours
     base = os.path.dirname(path)
     if os.path.isdir(base) and os.listdir(base) == [LOCK]:
-        os.unlink(os.path.join(base, LOCK))  # whoever waits for it sees that it is gone, and makes a new one
+        os.unlink(os.path.join(base, LOCK))  # a process that waits for it sees that it is gone, and makes a new one

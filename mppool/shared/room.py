@@ -4,7 +4,7 @@ from __future__ import annotations
 
 __all__ = ["members_within", "needed", "reserve"]
 
-OWN = 64  # what a manager needs whatever comes: its files, and the reserve
+OWN = 64  # descriptors that a manager needs without any member: its files, and the reserve
 MEMBER = 3  # descriptors a member costs the manager: a socket, a semaphore and a notice of its end
 _RESERVE = 32  # descriptors
 
@@ -15,11 +15,11 @@ def needed(members: int, connections: int) -> int:
 
 
 def members_within(limit: int, connections: int) -> int:
-    """As many members are served well within that limit."""
+    """How many members can be served within that limit."""
     return max(0, (limit - OWN - connections) // MEMBER)
 
 
 def reserve(limit: int) -> int:
-    """As many descriptors are kept from newcomers, for what a manager does besides: it looks at processes, asks the
-    kernel, receives connections' sockets, starts a helper, leaves."""
+    """How many descriptors are kept from newcomers, for what else a manager does: it looks at processes, asks the
+    kernel, receives connections' sockets, launches a reaper, leaves."""
     return min(_RESERVE, limit // 4)

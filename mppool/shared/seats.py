@@ -1,11 +1,11 @@
-"""Seats: whether a member is still there, told by the kernel across PID namespaces and beyond an exec.
+"""Seats: the kernel tells whether a member is still there, across PID namespaces and beyond an exec.
 
-A member locks the byte of its token in a file of the budget before it attaches, and the lock goes with its descriptor:
-when the process ends, however it ends, and when it becomes another program. A pid and a start time tell less: they
-survive an exec, and in another PID namespace they mean somebody else. The lock belongs to the open file, which a forked
-child has, too: one that has not closed its copy keeps a dead member's lock, so a pid that is gone still tells of death.
+A member locks the byte of its token in a file of the budget before it attaches. The lock ends with the descriptor: when
+the process ends, however it ends, and when it becomes another program. A pid and a start time tell less: they survive
+an exec, and in another PID namespace they mean another process. The lock belongs to the open file, which a forked child
+has, too. A child that has not closed its copy keeps a dead member's lock, so a pid that is gone still proves death.
 
-Where there are no such locks (they are Linux's), nothing is known of a seat, and pid and start time have to do.
+Other systems than Linux have no such locks: there nothing is known of a seat, and pid and start time must do.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ def _open(folder: str) -> int:
 
 
 class Seat:
-    """One member's seat, until it gets up or its process is no more what it was. Any number may have the same token.
+    """One member's seat, until it is released, or its process ends or becomes another program. Several may have the
+    same token.
 
     Raises: OSError.
     """
@@ -44,11 +45,11 @@ class Seat:
             fcntl.fcntl(self._fd, _SET, _FLOCK.pack(fcntl.F_RDLCK, os.SEEK_SET, token, 1, 0))
         except OSError as error:
             if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
-                self.get_up()
+                self.release()
                 raise  # else this kernel or file system has no such locks
 
-    def get_up(self) -> None:
-        """Close this process's copy. Its number may be another file's by now, if somebody has closed all there were."""
+    def release(self) -> None:
+        """Close this process's copy. Its number may be another file's by now, if other code has closed it."""
         try:
             status = os.fstat(self._fd)
         except OSError:
@@ -59,7 +60,7 @@ class Seat:
 
 
 class Seats:
-    """A budget's seats, as the manager and whoever launches one see them.
+    """A budget's seats, as its manager and the launcher of one see them.
 
     Args:
         folder: the budget's.
@@ -73,7 +74,7 @@ class Seats:
         return self._locked(token, 1) is not False
 
     def any_taken(self) -> bool:
-        """Whether any member may still be there, in whichever PID namespace."""
+        """Whether any member may still be there, in any PID namespace."""
         return self._locked(0, 0) is not False
 
     def _locked(self, start: int, length: int) -> bool | None:

@@ -1,10 +1,10 @@
 """A member's semaphore: a count of unused permits that two processes can change and a selector can watch.
 
-Taking and giving are single system calls, so a process killed in between has done all of it or nothing. The count
-lives as long as a process holds one of its descriptors. Two makes of the same thing: an eventfd in semaphore mode
-where there is one (Linux), else a pipe with a byte for each permit.
+Taking and giving are single system calls, so a process that is killed there has done all of it or nothing. The count
+lives as long as a process holds one of its descriptors. There are two kinds: an eventfd in semaphore mode (Linux), else
+a pipe with a byte for each permit.
 
-It does not know owners: a taker that dies keeps what it took. That is the books' business, not the semaphore's.
+A semaphore knows no owners: a taker that dies keeps what it took. The books take care of that.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ class EventSemaphore:
     """One eventfd; its value is the count.
 
     Args:
-        fds: received from whoever made it. In this process other people's code runs, which may close them: they are
-            looked at before each use. None: make it, in a process that is ours alone.
+        fds: received from the process that made it. In this process other code runs, which may close them, so they are
+            checked before each use. None: make it, in a process in which no other code runs.
     """
 
     def __init__(self, fds: list[int] | None = None) -> None:
@@ -36,7 +36,7 @@ class EventSemaphore:
         return self.fds[0]
 
     def is_ours(self) -> bool:
-        """Whether nobody has closed it from outside."""
+        """Whether no other code of this process has closed it."""
         return bool(self.fds) and all(each.is_ours() for each in self._owned)
 
     def may_be_ours(self) -> bool:
@@ -89,7 +89,7 @@ class PipeSemaphore(EventSemaphore):
 
 
 def make() -> EventSemaphore:
-    """A new semaphore with nothing on it, of the best make this system has."""
+    """A new semaphore with nothing on it, of the best kind that this system has."""
     return EventSemaphore() if _EVENTFD else PipeSemaphore()
 
 

@@ -75,7 +75,7 @@ class Seats:
     def want(self, seat: Any, callers: int) -> None:
         seat.cells[seat.at + L.WAITING] = callers
         seat.cells[seat.at + L.RIPE_AT] = seat.cells[seat.at + L.SINCE] = time.monotonic_ns() if callers else 0
-        seat.channel.ring()
+        seat.channel.notify()
 
     def serve(self, seconds: float, active: int) -> int:
         """So many callers want a connection, each in a member chosen at random: if that has an idle one, it is lent;
@@ -114,7 +114,7 @@ class Seats:
         cells[at + L.WAITING] = cells[at + L.SINCE] = cells[at + L.RIPE_AT] = 0
         cells[at + L.HELD], cells[at + L.COST], cells[at + L.IDLE_SINCE] = 1, COST, time.monotonic_ns()
         if cells[L.H_TELLING]:
-            seat.channel.ring()
+            seat.channel.notify()
         return True
 
     def obey(self, seat: Any) -> None:
@@ -125,7 +125,7 @@ class Seats:
             cells[at + L.HELD] = cells[at + L.IDLE_SINCE] = 0
             seat.semaphore.give()
             if cells[L.H_SHORT]:
-                seat.channel.ring()
+                seat.channel.notify()
 
     def leave(self) -> None:
         for seat in self.seats:

@@ -20,7 +20,7 @@ from unittest import mock
 from mppool.core import policy, wants
 from mppool.core.pool import Close, PoolMachine, Serve, Shortage, Slot, Tend, Waiter
 from mppool.manager import allocator
-from mppool.manager.pace import Pace
+from mppool.manager.allocator import Pace
 from mppool.process.connect_limiter import ASK_AGAIN, AT_ONCE
 from mppool.process.connector import RECENT
 from mppool.process.row import Row

@@ -202,7 +202,7 @@ class Walk(RuleBasedStateMachine):
         self.processes[member].waiting = callers
         self.processes[member].serve()
         self.processes[member].publish()
-        self.policy.rang(member, self.now)
+        self.policy.notified(member, self.now)
         self.settle()
 
     # -- what the manager does -------------------------------------------------------------------------------
@@ -264,7 +264,7 @@ class Walk(RuleBasedStateMachine):
             self.now += 0.02
             for member, process in self.processes.items():
                 process.publish()
-                self.policy.rang(member, self.now)
+                self.policy.notified(member, self.now)
             self.settle()
             for member in self.processes:
                 self._act(member)
@@ -470,7 +470,7 @@ class Sheet(Policy):
 
     def report(self, number: int, now: float = NOW, **facts: float) -> None:
         self.written.facts[number].update(facts)
-        self.rang(number, now)
+        self.notified(number, now)
 
 
 def test_a_lone_member_gets_everything() -> None:

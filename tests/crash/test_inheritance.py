@@ -351,7 +351,7 @@ class ForgetsWhatTheServerHolds(Allocator):
 
 
 class SemaphoreFirst(Allocator):
-    def settle(self, now: float, rang: Iterable[int] = ()) -> float | None:
+    def settle(self, now: float, notified: Iterable[int] = ()) -> float | None:
         grants, self._publish_later = [], []  # type: ignore[var-annotated]
         real = Policy.plan
 
@@ -365,7 +365,7 @@ class SemaphoreFirst(Allocator):
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Policy, "plan", plan)
-            return super().settle(now, rang)
+            return super().settle(now, notified)
 
 
 class ForgetsTheDead(Allocator):

@@ -44,7 +44,7 @@ def credit(member: Member) -> int:
 def want(member: Member, callers: int) -> None:
     """So many callers wait here: publish it and ring."""
     member.cells[member.at + L.WAITING] = callers
-    member.channel.ring()
+    member.channel.notify()
 
 
 def get(member: Member, permits: int) -> None:

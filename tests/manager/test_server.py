@@ -71,7 +71,7 @@ def test_a_permit_put_back_goes_to_whoever_waits() -> None:
     until(lambda: holder.cells[L.H_SHORT] == 1)
     holder.cells[holder.at + L.HELD] = holder.cells[holder.at + L.IN_USE] = 0
     holder.semaphore.give()
-    holder.channel.ring()
+    holder.channel.notify()
     until(taker.semaphore.take)
     assert (credit(holder), credit(taker)) == (0, 1)
     holder.leave()
@@ -243,7 +243,7 @@ def test_a_manager_whose_folder_was_deleted_steps_down(monkeypatch: pytest.Monke
     pid = manager_of(member)
     log = os.open(os.path.join(root, NAME, paths.LOG), os.O_RDONLY)
     shutil.rmtree(root)
-    member.channel.ring()
+    member.channel.notify()
     gone(pid)
     until(lambda: not member.heard())
     assert os.read(log, 1000) == b""

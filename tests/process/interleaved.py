@@ -355,7 +355,7 @@ class Channel:
     def is_ours(self) -> bool:
         return True
 
-    def ring(self) -> bool:
+    def notify(self) -> bool:
         self._world.step()
         self._world.bells.add(self._row)
         return True

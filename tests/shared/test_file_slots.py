@@ -1,4 +1,4 @@
-"""At most so many turns over all processes, and none lost whoever dies or forks."""
+"""No more slots over all processes than there are, and none lost when a process dies or forks."""
 
 from __future__ import annotations
 

@@ -206,3 +206,34 @@ def test_a_mapping_does_not_close_what_has_its_number(path: str) -> None:
 
 def _opens(number: str) -> bool:
     return os.path.exists(f"/proc/self/fd/{number}")
+
+
+@pytest.mark.parametrize("name", [name for name in vars(L.MemberRow) if hasattr(L, name.upper())])
+def test_a_name_of_a_row_is_its_cell(ledger: L.Ledger, name: str) -> None:
+    setattr(ledger.row(3), name, 7)
+    assert ledger.cells[ledger.offset(3) + getattr(L, name.upper())] == getattr(ledger.row(3), name) == 7
+
+
+@pytest.mark.parametrize("name", [name for name in vars(L.Header) if hasattr(L, f"H_{name.upper()}")])
+def test_a_name_of_the_header_is_its_cell(ledger: L.Ledger, name: str) -> None:
+    setattr(ledger.header, name, 7)
+    assert ledger.cells[getattr(L, f"H_{name.upper()}")] == getattr(ledger.header, name) == 7
+
+
+def test_every_cell_has_a_name() -> None:
+    assert sum(hasattr(L, name.upper()) for name in vars(L.MemberRow)) == len(
+        [*MANAGERS_CELLS, *MEMBERS_CELLS, L.LEFT, L.LOST]
+    )
+    assert sum(hasattr(L, f"H_{name.upper()}") for name in vars(L.Header)) == 10
+
+
+def test_a_retired_row_stands_for_connections_and_shrinks_with_them(ledger: L.Ledger) -> None:
+    row = ledger.row(1)
+    row.assign(os.getpid(), 5, 77, 3)
+    row.order(4, 3, 2, 6)
+    row.held, row.in_use, row.moving, row.waiting, row.left = 4, 3, 1, 9, 1
+    row.retire(3, 2)
+    assert row.key == (os.getpid(), L.NOBODY, 0)
+    assert (row.credit, row.held, row.in_use, row.moving, row.waiting, row.left) == (3, 3, 2, 0, 0, 0)
+    row.shrink(1)
+    assert (row.credit, row.held, row.in_use) == (1, 1, 1)

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mppool.shared import messages
-from mppool.shared.messages import BELL, LONGEST, Channel, Garbled, encode
+from mppool.shared.messages import LONGEST, NOTIFICATION, Channel, Garbled, encode
 from tests.waiting import forked, until
 
 
@@ -64,7 +64,7 @@ def test_messages_and_bells_come_whole_however_the_bytes_are_cut(
     sent: list[dict[str, Any] | None], data: st.DataObject
 ) -> None:
     """None stands for a bell. Messages keep their order; a bell is heard no later than what was sent after it."""
-    stream = b"".join(BELL if each is None else encode(each) for each in sent)
+    stream = b"".join(NOTIFICATION if each is None else encode(each) for each in sent)
     cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=10)))
     heard: list[dict[str, Any]] = []
     bells = False
@@ -83,11 +83,11 @@ def test_messages_and_bells_come_whole_however_the_bytes_are_cut(
     ("data", "messages_", "bell"),
     [
         (b"", [], False),
-        (BELL, [], True),
-        (BELL * 1000, [], True),
-        (BELL * 9000, [], True),  # more than is read at a time
-        (BELL + encode({"a": 1}), [{"a": 1}], True),
-        (encode({"a": 1}) + BELL + encode({"b": 2}), [{"a": 1}, {"b": 2}], True),
+        (NOTIFICATION, [], True),
+        (NOTIFICATION * 1000, [], True),
+        (NOTIFICATION * 9000, [], True),  # more than is read at a time
+        (NOTIFICATION + encode({"a": 1}), [{"a": 1}], True),
+        (encode({"a": 1}) + NOTIFICATION + encode({"b": 2}), [{"a": 1}, {"b": 2}], True),
         (encode({"a": 1}) + encode({"b": 2}), [{"a": 1}, {"b": 2}], False),
         (encode({"a": "\n"}), [{"a": "\n"}], False),
         (b' {"a" : 1} \r\n', [{"a": 1}], False),
@@ -121,15 +121,15 @@ def test_a_message_is_one_line(value: dict[str, Any]) -> None:
 # -- the end -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("tail", [b"", BELL, b'{"half":'])
+@pytest.mark.parametrize("tail", [b"", NOTIFICATION, b'{"half":'])
 def test_the_end_comes_after_the_last_message(line: Line, tail: bytes) -> None:
     line.peer.sendall(encode({"last": 1}) + tail)
     line.peer.close()
-    assert line.channel.receive() == ([{"last": 1}], tail == BELL)
+    assert line.channel.receive() == ([{"last": 1}], tail == NOTIFICATION)
     assert [line.channel.receive() for _ in range(2)] == [None, None]
 
 
-@pytest.mark.parametrize("tail", [b"", BELL, b'{"half":'])
+@pytest.mark.parametrize("tail", [b"", NOTIFICATION, b'{"half":'])
 def test_nothing_but_the_end(line: Line, tail: bytes) -> None:
     line.peer.sendall(tail)
     line.peer.close()
@@ -144,10 +144,10 @@ def test_a_reset_is_an_end_too(line: Line) -> None:
 
 
 def test_ringing_never_fails(line: Line) -> None:
-    repeat(100_000, line.channel.ring)  # the peer reads nothing: its socket is full long before
-    assert line.peer.recv(1) == BELL
+    repeat(100_000, line.channel.notify)  # the peer reads nothing: its socket is full long before
+    assert line.peer.recv(1) == NOTIFICATION
     line.peer.close()
-    line.channel.ring()
+    line.channel.notify()
 
 
 @pytest.mark.parametrize("fds", [[], [0]])
@@ -274,7 +274,7 @@ def test_who_sends_descriptors_without_end_is_cut_off(line: Line, at_once: int) 
     null = os.open(os.devnull, os.O_RDONLY)
     gift = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", [null] * at_once))]
     with pytest.raises(Garbled):
-        repeat(100, lambda: line.peer.sendmsg([BELL], gift) and line.channel.receive())
+        repeat(100, lambda: line.peer.sendmsg([NOTIFICATION], gift) and line.channel.receive())
     os.close(null)
 
 

@@ -35,10 +35,10 @@ def test_a_seat_is_taken_until_its_member_gets_up(folder: str, looking: Seats) -
     mine = Seat(folder, TOKEN)
     assert (looking.taken(TOKEN), looking.taken(OTHER), looking.any_taken()) == (True, False, True)
     again = Seat(folder, TOKEN)  # with the successor
-    mine.get_up()
+    mine.release()
     assert looking.taken(TOKEN)
-    again.get_up()
-    again.get_up()
+    again.release()
+    again.release()
     assert not looking.any_taken()
 
 
@@ -65,12 +65,12 @@ def test_a_forked_copy_keeps_it_until_that_is_closed(folder: str, looking: Seats
 
     def copy() -> None:
         go.wait()
-        mine.get_up()
+        mine.release()
         closed.blow()
         over.wait()
 
     with Whistle() as go, Whistle() as closed, Whistle() as over, forked(copy):
-        mine.get_up()
+        mine.release()
         assert looking.taken(TOKEN), "so a pid that is gone must tell of death"
         go.blow()
         closed.wait()
@@ -83,10 +83,10 @@ def test_a_number_that_is_anothers_by_now_is_left_alone(folder: str, looking: Se
     mine = Seat(folder, TOKEN)
     os.close(mine._fd)
     assert os.open(os.devnull, os.O_RDONLY) == mine._fd
-    mine.get_up()
+    mine.release()
     os.fstat(mine._fd)
     os.close(mine._fd)
-    mine.get_up()
+    mine.release()
     assert not looking.any_taken()
 
 
@@ -95,6 +95,6 @@ def test_a_system_without_such_locks_knows_nothing(
 ) -> None:
     monkeypatch.setattr(seats, "_SET", None)
     monkeypatch.setattr(seats, "_GET", None)
-    Seat(folder, TOKEN).get_up()
+    Seat(folder, TOKEN).release()
     assert looking.taken(TOKEN)
     assert looking.any_taken()

@@ -1,4 +1,5 @@
-"""The manager's listening socket: it accepts processes of this user, as long as there are descriptors for them."""
+"""Which processes the manager admits: it accepts those of this user while it has descriptors for them, and refuses
+requests that mean another budget, that come after the end, or for which there is no room."""
 
 from __future__ import annotations
 
@@ -97,7 +98,7 @@ class Listener:
         )
         with sock:
             sock.setblocking(False)
-            sock.send(messages.encode({"ok": False, "error": "ManagerFullError", "message": text}))
+            sock.send(messages.encode(_refused("ManagerFullError", text)))
             sock.shutdown(socket.SHUT_WR)
 
     def is_awaited(self) -> bool:
@@ -108,3 +109,36 @@ class Listener:
 
     def close(self) -> None:
         self._sock.close()
+
+
+def refusal(config: dict[str, Any], message: dict[str, Any], space: int, stopped: bool) -> dict[str, Any] | None:
+    """The answer to a request that means another budget, or that comes after the end; None: it is not refused.
+
+    Args:
+        config: the manager's.
+        message: the request.
+        space: `identity.space` of the manager.
+        stopped: the budget was stopped, and the request is none that is answered even then.
+    """
+    name = config["name"]
+    if message.get("space") not in (None, space):
+        return _refused("ManagerUnavailableError", f"budget {name!r}: {identity.ELSEWHERE}")
+    mismatch = [
+        f"{key} is {config[key]} there and {message[key]} here"
+        for key in ("max_size", "database")
+        if message.get(key) not in (None, config[key])
+    ]
+    if mismatch:
+        return _refused("BudgetMismatchError", f"budget {name!r} runs with other settings: {'; '.join(mismatch)}")
+    if stopped:
+        return _refused("ManagerUnavailableError", f"budget {name!r} was stopped and takes no new members")
+    return None
+
+
+def full(config: dict[str, Any], error: str, why: str) -> dict[str, Any]:
+    """The answer to a process for which there is no room. ``error``: the name of the error that it is to raise."""
+    return _refused(error, f"budget {config['name']!r} takes no more members: {why}")
+
+
+def _refused(error: str, text: str) -> dict[str, Any]:
+    return {"ok": False, "error": error, "message": text}
