@@ -10,6 +10,7 @@ import select
 import socket
 
 from mppool.shared.endpoints import endpoint
+from mppool.shared.tcp_state import peer_ended
 
 __all__ = ["Orphan", "Shared"]
 
@@ -53,7 +54,7 @@ class Shared:
         for fd, _ in poll.poll(0):
             ended.add(fd)
         for connection in self._connections:
-            if connection.fileno() in ended:
+            if connection.fileno() in ended and peer_ended(connection):
                 connection.close()
         self._connections = [connection for connection in self._connections if connection.fileno() >= 0]
 
@@ -73,13 +74,15 @@ class Orphan:
         since: monotonic time of the member's end.
 
     Attributes:
+        deaf: the member had shut its side down for reading: nothing tells of the server's end, one has to look.
         endpoint: address and port of our end; None: it is not TCP, or not connected any more.
     """
 
-    __slots__ = ("_connection", "endpoint", "member", "since")
+    __slots__ = ("_connection", "deaf", "endpoint", "member", "since")
 
     def __init__(self, connection: socket.socket, member: int, since: float) -> None:
         self._connection = connection
+        self.deaf = False
         self.member = member
         self.since = since
         self.endpoint = endpoint(connection)
@@ -96,7 +99,8 @@ class Orphan:
         try:
             for _ in range(_PIECES):
                 if not self._connection.recv(_PIECE):
-                    return True
+                    self.deaf = not peer_ended(self._connection)
+                    return not self.deaf
         except BlockingIOError:
             return False
         except OSError:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["Orphans"]
 
 ENDING = 0.25  # seconds until the reaper ends one: PostgreSQL, which looks for its clients, has done so by then
+LOOK_EVERY = 0.02  # seconds between looks at those whose end cannot be heard
 MOST = 1000  # connections that one reaper is told of
 
 
@@ -91,7 +92,8 @@ class Orphans:
         self._unshared.add(member, unseen, 0)
         for orphan in orphans:
             self._orphans.add(orphan)
-            self._selector.register(orphan, selectors.EVENT_READ, orphan)
+            if not orphan.deaf:
+                self._selector.register(orphan, selectors.EVENT_READ, orphan)
 
     def await_unshared(self, member: int) -> None:
         """A member has ended, and the manager has no sockets of its connections to hear of their end."""
@@ -115,12 +117,24 @@ class Orphans:
                 self._selector.unregister(speaker)
                 speaker.let_go(time.monotonic())
                 self._freed()
-        elif speaker in self._orphans and speaker.listen():
-            self._ended(speaker)
+        elif speaker in self._orphans and not speaker.deaf:
+            self._listen(speaker)
+
+    def _listen(self, orphan: Orphan) -> None:
+        if orphan.listen():
+            self._ended(orphan)
+        elif orphan.deaf:
+            self._unregister(orphan)
+
+    def _unregister(self, orphan: Orphan) -> None:
+        try:
+            self._selector.unregister(orphan)
+        except KeyError:
+            pass  # it is deaf
 
     def _ended(self, orphan: Orphan) -> None:
         self._orphans.remove(orphan)
-        self._selector.unregister(orphan)
+        self._unregister(orphan)
         orphan.close()
         self._allocator.ended(orphan.member, time.monotonic())
         if not self._orphans:
@@ -148,6 +162,8 @@ class Orphans:
         look_at = self._unshared.look_at
         if look_at is not None and now >= look_at:
             self._unshared.look(now)
+        for orphan in [orphan for orphan in self._orphans if orphan.deaf]:
+            self._listen(orphan)
         if self._reaper.dying:
             self._reaper.reap()
             if not self._reaper.pid:
@@ -160,6 +176,8 @@ class Orphans:
         """When `upkeep` is due."""
         times = [orphan.since + ORPHANED for orphan in self._orphans]
         times += [at for at in (self._unshared.look_at, self._launch_at()) if at is not None]
+        if any(orphan.deaf for orphan in self._orphans):
+            times.append(time.monotonic() + LOOK_EVERY)
         if self._reaper.dying:
             times.append(time.monotonic() + REAP)
         return min(times, default=None)

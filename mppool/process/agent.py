@@ -22,9 +22,7 @@ from typing import TYPE_CHECKING
 from mppool import errors
 from mppool.core.backoff import Backoff
 from mppool.core.pool import Slot, Tend, Waiter
-from mppool.database.connection.error_classes import is_permanent
-from mppool.database.runtime.exit_guard import THREAD_PREFIX
-from mppool.database.runtime.sockets import Endings
+from mppool.database.contract import THREAD_PREFIX, Endings, is_permanent
 from mppool.fork_lock import import_late
 from mppool.membership.member import Member
 from mppool.membership.succession import Succession
@@ -36,7 +34,7 @@ from mppool.shared import ledger as L
 from mppool.shared.descriptors import is_short
 
 if TYPE_CHECKING:
-    from mppool.database.connection.link import Link
+    from mppool.database.contract import Link
     from mppool.process.local import LocalPool
 
 logger = logging.getLogger("mppool.pool")
@@ -411,7 +409,7 @@ class Agent:
             ended = [known[socket] for socket in Endings.among(known)]
             ended += [link for link in links if link.socket is None and link.conn is not None and link.taken()]
             for link in ended:
-                link.doubtful = True
+                link.distrust()
             if machine.discard({links[link] for link in ended}):
                 pool.publish()
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from mppool.core.pool import Slot, Waiter
 from mppool.database.connection.async_connection import PySQLXEngine
-from mppool.database.connection.base_connection import RETURNED
+from mppool.database.contract import RETURNED
 from mppool.process.handle import STOP_TIMEOUT, Handle
 from mppool.process.lease import TASKS_ONLY, Lease, lends, misused, new
 from mppool.settings import wait_seconds

@@ -11,7 +11,7 @@ import random
 from typing import TYPE_CHECKING
 
 from mppool.core.backoff import Backoff
-from mppool.database.connection.opening import one_by_one
+from mppool.database.contract import one_by_one
 from mppool.shared import paths
 from mppool.shared.descriptors import is_short
 from mppool.shared.file_slots import FileSlot, FileSlots

@@ -18,16 +18,14 @@ from typing import TYPE_CHECKING, Any
 from mppool import errors
 from mppool.core.backoff import Backoff
 from mppool.core.pool import Slot
-from mppool.database.connection.error_classes import is_full
-from mppool.database.connection.opening import open_link
 from mppool.database.connection.sync_connection import PySQLXEngineSync
+from mppool.database.contract import is_full, open_link
 from mppool.process.executor import Executor
 from mppool.process.silent_connections import AFTER, SilentConnections
 from mppool.shared.file_slots import FileSlot
 
 if TYPE_CHECKING:
-    from mppool.database.connection.backends import Lost
-    from mppool.database.connection.link import Link
+    from mppool.database.contract import Link, Lost
     from mppool.process.local import LocalPool
 
 logger = logging.getLogger("mppool.pool")
@@ -219,7 +217,7 @@ class Connector:
     def _take_leave(self, link: Link) -> Lost | None:
         """From now on only its burial matters. None: not yet, there is no free descriptor to attend it with."""
         self._pool.agent.unwatch(link)
-        return SilentConnections.noted(link) if link.attend() else None
+        return SilentConnections.noted(link) if link.prepare_close() else None
 
     def _wait_for_descriptors(self, link: Link) -> Lost:
         """A moment without free descriptors must not cost the permit. If it lasts, the connection is closed without
@@ -293,7 +291,7 @@ class Connector:
     def _buried(self, slot: Slot, link: Link, lost: Lost, give_up: float) -> bool:
         """Whether the server has ended a connection that was dropped. Where it says nothing, it is asked."""
         pause = AFTER
-        while not link.buried(min(pause, give_up - monotonic())):
+        while not link.await_close(min(pause, give_up - monotonic())):
             if monotonic() >= give_up:
                 return False
             self._pool.lose(slot)

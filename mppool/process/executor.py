@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 
-from mppool.database.runtime.exit_guard import THREAD_PREFIX
+from mppool.database.contract import THREAD_PREFIX
 
 logger = logging.getLogger("mppool.pool")
 

@@ -31,7 +31,7 @@ from typing import Any
 
 from mppool import errors
 from mppool.core.pool import Close, PoolMachine, Serve, Slot, Tend, Waiter
-from mppool.database.runtime.exit_guard import block_if_exiting
+from mppool.database.contract import Trust, block_if_exiting
 from mppool.process.agent import Agent
 from mppool.process.connector import Connector
 from mppool.process.lease import faces
@@ -41,6 +41,9 @@ from mppool.settings import BudgetSettings, PoolSettings
 from mppool.stats import PoolStats
 
 logger = logging.getLogger("mppool.pool")
+
+
+SUSPECT, DOUBTFUL = Trust.SUSPECT, Trust.DOUBTFUL
 
 
 class Step:
@@ -289,8 +292,9 @@ class LocalPool:
                 self.amid = True
                 link = slot.link
                 left_open = link.in_transaction
-                tend = left_open or link.suspect or self._tending
-                action = machine.give_back(slot, monotonic(), row.cells[row.at_limit], not link.doubtful, tend)
+                trust = link.trust
+                tend = left_open or trust == SUSPECT or self._tending
+                action = machine.give_back(slot, monotonic(), row.cells[row.at_limit], trust < DOUBTFUL, tend)
                 if action is None:
                     ring = row.publish_idle(machine)
                 else:

@@ -8,7 +8,7 @@ import weakref
 from typing import TYPE_CHECKING, Any, Literal
 
 from mppool import errors, scope
-from mppool.database.sql.statements import lexer
+from mppool.database.contract import lexer
 from mppool.fork_lock import import_late
 from mppool.membership import launcher
 from mppool.membership.member import launch_config

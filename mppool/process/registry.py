@@ -16,7 +16,7 @@ from typing import Protocol
 
 from mppool import errors
 from mppool.core.pool import Waiter
-from mppool.database.runtime import drivers, exit_guard, private_library
+from mppool.database import contract
 from mppool.membership import launcher
 from mppool.process import greenlets
 from mppool.process.local import LocalPool
@@ -127,7 +127,7 @@ def end_unused(name: str) -> LocalPool | None:
 
 def _before_fork() -> None:
     if _forkables:  # a child that never uses them has cost us 5 ms once; each one that does has won as much
-        private_library.make_spare()
+        contract.make_spare()
 
 
 def _forked_in_child() -> None:
@@ -145,7 +145,7 @@ def _forked_in_child() -> None:
 
 def _exit() -> None:
     """Stop lending, close what is idle, leave. What is still borrowed (by daemon threads) goes with the process."""
-    exit_guard.exit_begins()
+    contract.exit_begins()
     deadline = time.monotonic() + EXIT_TIMEOUT
     with _lock:
         pools = list(_pools.values())
@@ -156,7 +156,7 @@ def _exit() -> None:
     for pool in pools:
         if not pool.machine.lent:
             pool.agent.join(max(0.0, deadline - time.monotonic()))
-    drivers.settle()
+    contract.settle()
 
 
 os.register_at_fork(before=_before_fork, after_in_child=_forked_in_child)

@@ -18,16 +18,15 @@ from typing import TYPE_CHECKING
 
 from mppool import errors
 from mppool.core.pool import Waiter
-from mppool.database.connection import backends
-from mppool.database.connection.backends import Lost
-from mppool.database.connection.opening import open_link
+from mppool.database import contract
+from mppool.database.contract import Lost, open_link
 from mppool.settings import PoolSettings
 from mppool.shared import paths
 from mppool.shared.file_slots import FileSlots
 
 if TYPE_CHECKING:
     from mppool.core.pool import Slot
-    from mppool.database.connection.link import Link
+    from mppool.database.contract import Link
     from mppool.process.local import LocalPool
 
 logger = logging.getLogger("mppool.pool")
@@ -69,7 +68,7 @@ class SilentConnections:
     @staticmethod
     def noted(link: Link) -> Lost:
         """A connection that is about to be closed, as the server can be asked for it later."""
-        return Lost(link.name, backends.end_of(link.live_socket()), link.since, monotonic())
+        return Lost(link.name, contract.end_of(link.live_socket()), link.since, monotonic())
 
     def forget(self, lost: Lost) -> None:
         """It is known what became of it."""
@@ -96,7 +95,7 @@ class SilentConnections:
         pool = self._pool
         try:
             with self._connection(lost) as link:
-                gone = backends.ended(link, list(self._lost)) if link is not None else set()
+                gone = contract.ended(link, list(self._lost)) if link is not None else set()
         except (errors.PySQLXError, errors.PoolError, errors.NotConnectedError, TimeoutError, OSError) as error:
             logger.debug("pool %s: cannot ask the server for silent connections: %s", pool.name, error)
             return
@@ -155,8 +154,8 @@ class SilentConnections:
             yield link
         finally:
             if link is not None:
-                link.attend()
-                link.close(backends.ANSWER)
-                link.buried(BURIED)
+                link.prepare_close()
+                link.close(contract.ANSWER)
+                link.await_close(BURIED)
                 link.forget_twin()
             turn.give_back()

@@ -7,8 +7,8 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from mppool.core.pool import Slot, Waiter
-from mppool.database.connection.base_connection import RETURNED
 from mppool.database.connection.sync_connection import PySQLXEngineSync
+from mppool.database.contract import RETURNED
 from mppool.process.handle import Handle
 from mppool.process.lease import THREADS_ONLY, Lease, lends, misused, new
 from mppool.settings import wait_seconds

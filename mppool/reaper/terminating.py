@@ -17,8 +17,8 @@ import threading
 from typing import Any
 
 from mppool import errors
-from mppool.database.connection.backends import END, end_of, parsed, plain, sees
 from mppool.database.connection.sync_connection import PySQLXEngineSync
+from mppool.database.contract import END, end_of, parsed, plain, sees
 from mppool.process.sync_pool import PySQLXEnginePoolSync
 from mppool.settings import BudgetSettings, PoolSettings
 from mppool.shared.endpoints import Endpoint

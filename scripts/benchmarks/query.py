@@ -130,10 +130,10 @@ def _to_the_cores(conn: Any) -> float:
 def _asking(link: Any, sql: str, parameters: dict[str, Any] | None) -> Callable[[], Any]:
     """The core's call for this statement, driven as ours is."""
     from mppool.database.runtime.loop_stand_in import drive
-    from mppool.database.sql import statements
+    from mppool.database.sql import driver_statement, statements
 
     parsed = statements.parse(link.provider, sql)
-    statement = statements.build(link.driver, link.provider, parsed, sql, parameters)
+    statement = driver_statement.build(link.driver, link.provider, parsed, sql, parameters)
     return lambda: drive(link.conn.query_typed(statement))
 
 

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from mppool import PoolManager, errors
-from mppool.database.connection import opening, reasons
+from mppool.database.connection import own_socket, reasons
 from tests.beats import Clock
 from tests.crash.crew import REPEAT, Puppet, crew, say
 from tests.private_servers import NoServer, Postgres
@@ -358,7 +358,7 @@ def test_cut_in_the_middle(proxy: Proxy, judge: Judge, how: str, face: str, cloc
 @on_servers
 def test_ended_while_its_socket_is_looked_for(database_uri: str, judge: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever waits for it waits a little longer."""
-    look, ask, ended = opening._claim, opening.introduce, []
+    look, ask, ended = own_socket.claim, own_socket.introduce, []
 
     async def ended_first(link: Any) -> Any:
         if not ended:
@@ -367,8 +367,8 @@ def test_ended_while_its_socket_is_looked_for(database_uri: str, judge: Judge, m
         return await ask(link)
 
     # as if another were opened at the same time: then the server is asked
-    monkeypatch.setattr(opening, "_claim", lambda *args: look(*args) if args[2] is not None else 2)
-    monkeypatch.setattr(opening, "introduce", ended_first)
+    monkeypatch.setattr(own_socket, "claim", lambda *args: look(*args) if args[2] is not None else 2)
+    monkeypatch.setattr(own_socket, "introduce", ended_first)
     with PoolManager(database_uri, 2) as manager, manager.pool().connection(5) as conn:
         assert len(ended) == 1
         assert conn.query_first("SELECT 1 AS a").a == 1

@@ -144,8 +144,10 @@ def test_a_server_that_never_ends_is_given_up(monkeypatch: pytest.MonkeyPatch) -
     theirs.close()
 
 
+@pytest.mark.parametrize("before", ["open", "deaf"])
 @pytest.mark.parametrize("ends", ["end of file", "reset"])
-def test_the_servers_end_frees_it(ends: str) -> None:
+def test_the_servers_end_frees_it(ends: str, before: str) -> None:
+    """A process that ends during a call shuts its side down for reading, too: that reads like the end of the server."""
     listener = socket.create_server(("127.0.0.1", 0))
     ours = socket.create_connection(listener.getsockname())
     theirs, _ = listener.accept()
@@ -155,6 +157,8 @@ def test_the_servers_end_frees_it(ends: str) -> None:
         get(dead, 4)
         assert dead.opened(ours.fileno())
         want(other, 4)
+        if before == "deaf":
+            ours.shutdown(socket.SHUT_RDWR)
         dead.leave()
         ours.close()
         until(lambda: other.cells[other.at + L.CREDIT] == 3)

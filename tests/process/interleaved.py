@@ -21,6 +21,7 @@ from greenlet import GreenletExit, getcurrent, greenlet
 
 from mppool.core.pool import Waiter
 from mppool.core.wants import CHEAPEST
+from mppool.database.connection.link_state import LinkState
 from mppool.manager import allocator as allocator_module
 from mppool.manager.allocator import Allocator
 from mppool.process import agent as agent_module
@@ -444,26 +445,26 @@ class Executor:
         self.do = world.spawn
 
 
-class Link:
+class Link(LinkState):
     """A connection whose server does all at once."""
 
-    suspect = in_transaction = doubtful = False
-    socket = conn = name = None
+    conn = None
     since = 0.0
 
     def __init__(self, provider: str) -> None:
+        super().__init__()
         self.provider = provider
 
     def live_socket(self) -> None:
         return None
 
-    def attend(self) -> bool:
+    def prepare_close(self) -> bool:
         return True
 
     def close(self, patience: float = 0.0) -> bool:
         return True
 
-    def buried(self, patience: float) -> bool:
+    def await_close(self, patience: float) -> bool:
         return True
 
 
@@ -543,7 +544,7 @@ class Process:
         """So is it, but its connection is of no use any more."""
         self._world.wait(self._served, self._world.now + 0.003)
         if self.borrowers:
-            self.borrowers[0].slot.link.doubtful = True  # type: ignore[union-attr]
+            self.borrowers[0].slot.link.distrust()  # type: ignore[union-attr]
             self.pool.give_back(self.borrowers.pop(0))
 
     def quit(self) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mppool.database.connection import opening
+from mppool.database.connection import own_socket
 from mppool.process import connect_limiter as module
 from mppool.process.connect_limiter import ConnectLimiter
 from mppool.settings import BudgetSettings, PoolSettings
@@ -27,7 +27,7 @@ def pool(uri: str, concurrency: int = 16) -> Any:
 
 @pytest.fixture(autouse=True)
 def told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(opening, "_seeing", {pool(SERVER).budget.database.key})
+    monkeypatch.setattr(own_socket, "seeing", {pool(SERVER).budget.database.key})
 
 
 @pytest.fixture(autouse=True)
@@ -87,7 +87,7 @@ def test_as_many_at_once_as_all_processes_may() -> None:
 
 
 def test_one_at_a_time_until_they_can_be_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(opening, "_seeing", set())
+    monkeypatch.setattr(own_socket, "seeing", set())
     limiter = ConnectLimiter(pool(SERVER))
     limiter._pool.machine.opening = {1}
     assert limiter.opens_at(0.0) is None

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from mppool.database.connection.error_classes import Trust
 from tests.process.flavours import Flavour, run, until
 from tests.waiting import forked
 
@@ -52,7 +53,7 @@ def test_when_a_connection_is_opened(flavour: Flavour, database_uri: str) -> Non
         async with flavour.running(database_uri, 0, 1) as pool:
             await ask(flavour, pool)
             async with flavour.connection(pool) as conn:
-                (conn.thing if flavour.name == "sync" else conn)._link.doubtful = True
+                (conn.thing if flavour.name == "sync" else conn)._link.distrust()
             await until(lambda: pool.stats().closed)
             with none_free():
                 borrower = asyncio.ensure_future(ask(flavour, pool))
@@ -70,7 +71,7 @@ def test_when_a_connection_is_closed(flavour: Flavour, database_uri: str) -> Non
         async with flavour.running(database_uri, 0, 1) as pool:
             async with flavour.connection(pool) as conn:
                 assert (await conn.query_first("SELECT 1 AS a")).a == 1
-                (conn.thing if flavour.name == "sync" else conn)._link.doubtful = True
+                (conn.thing if flavour.name == "sync" else conn)._link.distrust()
                 shortage = none_free()
                 shortage.__enter__()
             await asyncio.sleep(MOMENT)
@@ -98,7 +99,7 @@ def test_when_a_connection_is_looked_after(flavour: Flavour, database_uri: str) 
         async with flavour.running(database_uri, 0, 1, reset=lambda conn: None) as pool:
             async with flavour.connection(pool) as conn:
                 assert (await conn.query_first("SELECT 1 AS a")).a == 1
-                (conn.thing if flavour.name == "sync" else conn)._link.suspect = True
+                (conn.thing if flavour.name == "sync" else conn)._link.distrust(Trust.SUSPECT)
                 shortage = none_free()
                 shortage.__enter__()
             await asyncio.sleep(MOMENT)

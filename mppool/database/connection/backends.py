@@ -1,13 +1,13 @@
-"""A server's own names for its connections, and asking it over one of them to end others that hear nothing any more.
+"""A server's own names for its connections; and how to ask it, over one connection, to end others.
 
-A firewall, a router or a proxy that forgets a connection tells neither side. The server keeps it, and counts it, for
-hours. Over another connection the server can be asked: a connection that it does not list has ended, and one on which
-it waits for its client can be ended without loss, for that client has closed it. One that it still works for is left
-alone.
+A firewall, a router or a proxy that forgets a connection tells neither side. The server keeps the connection, and
+counts it, for hours. Over another connection the server can be asked. A connection that it does not list has ended. A
+connection on which the server waits for its client can be ended without loss, for that client has closed it. A
+connection that still runs a statement is left alone.
 
 Where the server sees the address and port that we have here, they name a connection. Elsewhere (behind a proxy) the
-server's own number does, which `introduce` asks for when the connection is opened; and as several servers may stand
-behind one address, the server's name belongs to it.
+server's own number does, which `introduce` asks for when the connection is opened. Several servers may stand behind
+one address, so the server's own name belongs to that number.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mppool import errors
+from mppool.database.connection.link_state import Name
 from mppool.database.runtime.loop_stand_in import drive
 from mppool.database.runtime.sockets import lent
 
@@ -60,13 +61,6 @@ _ALL = {
     ),
 }
 END = {"postgresql": "SELECT pg_terminate_backend({})", "mysql": "KILL {}"}
-
-
-class Name(NamedTuple):
-    """What a server calls a connection, and itself."""
-
-    id: int
-    server: str
 
 
 class Lost(NamedTuple):
@@ -126,22 +120,22 @@ def _addresses(name: str) -> set[str]:
 
 
 async def introduce(link: Link) -> tuple[Name, Place] | None:
-    """What the server calls a connection, and where it sees it come from; None: it does not say."""
+    """The server's name for a connection, and the address and port that it sees; None: it does not say."""
     if link.provider not in _WHO:
         return None
     try:
         response = await link.call("query_typed", link.statement(_WHO[link.provider]))
         row = response.get_first() if len(response) else None
     except (errors.PySQLXError, errors.NotConnectedError):
-        return None  # a server that does not answer this; the first call will show what is wrong with it
+        return None  # the server does not answer this; the first call will show why
     return row and (Name(int(row["id"]), str(row["server"])), parsed(row["place"]))
 
 
-def ended(link: Link, lost: Iterable[Lost]) -> set[Lost]:
-    """Those that the server does not have any more, or ends now. Blocks; any thread.
+def ended(link: Any, lost: Iterable[Lost]) -> set[Lost]:
+    """Those of ``lost`` that the server no longer has, or ends now. Blocks; any thread.
 
     Args:
-        link: a connection to the same server, to ask it over.
+        link: a `Link` to the same server, to ask it over.
         lost: of the same database.
     """
     server = _Server(link)
@@ -154,7 +148,7 @@ def ended(link: Link, lost: Iterable[Lost]) -> set[Lost]:
 
 
 class _Server:
-    """What a server says over one connection. ``ending``: numbers of connections that it has been told to end."""
+    """A server, asked over one connection. ``ending``: the numbers of connections that it has been told to end."""
 
     def __init__(self, link: Link) -> None:
         self._link = link
@@ -176,7 +170,7 @@ class _Server:
         self.ending &= by_id.keys()
         gone: set[Lost] = set()
         if self._name.id not in by_id:
-            return gone  # what it shows us is not all that is ours
+            return gone  # it does not even list the connection we ask over: its list is not complete
         for each in lost:
             if each.name is not None and each.name.server == self._name.server:
                 row = by_id.get(each.name.id)
@@ -186,7 +180,7 @@ class _Server:
                 continue
             now = time.monotonic()
             age = now - each.since if row is None or row["age"] is None else float(row["age"])
-            if row is None or age + AGE_SLACK < now - each.closed:  # or the number is another's by now
+            if row is None or age + AGE_SLACK < now - each.closed:  # or the number is another connection's by now
                 gone.add(each)
             elif end and row["quiet"] and age < now - each.since + POOLED:
                 self._end(int(row["id"]))
@@ -201,4 +195,4 @@ class _Server:
         try:
             drive(self._link.call("raw_cmd", self._link.statement(END[self._link.provider].format(connection))), ANSWER)
         except errors.PySQLXError:
-            pass  # it has ended just now, or is not ours to end
+            pass  # it has just ended, or another user owns it

@@ -1,8 +1,8 @@
-"""The two connections a program sees: `PySQLXEngineSync` blocks, `PySQLXEngine` is awaited; both are faces of
-a `Link`.
+"""What `PySQLXEngineSync` and `PySQLXEngine` share: a `Link`, and whether a pool has lent it.
 
-A face is light: made anew for each borrow and detached when the connection is given back, so that whoever
-kept it cannot reach a connection that now belongs to somebody else. Used alone, it opens and owns its link.
+The object is cheap: a pool makes one for each borrow and detaches it when the connection is given back. So a caller
+that keeps it cannot reach a connection which belongs to another borrower by then. Used without a pool, the object
+opens and owns its link.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _log = logging.getLogger("mppool.connection")
 
 
 class _NoLink:
-    """Stands where a link was: looks like a closed one and says why."""
+    """Takes a link's place: looks like a closed link, and says why there is none."""
 
     __slots__ = ("reason",)
     conn = None
@@ -49,7 +49,7 @@ _PARENTS: Any = _NoLink(
 
 
 class BaseConnection:
-    """What both connections are: a link, and whether it is lent."""
+    """A link, and whether a pool has lent it."""
 
     __slots__ = ("_database", "_lent", "_link")
 
@@ -58,25 +58,18 @@ class BaseConnection:
     _database: Database
 
     def __init__(self, uri: str) -> None:
-        """
-        Args:
-            uri: ``postgresql://…``, ``mysql://…``, ``sqlserver://…``, ``sqlite:path`` or ``file:path``.
-
-        Raises:
-            ValueError: the uri is malformed or asks for what is not supported.
-            TypeError: it is not a str.
-        """
+        """Parameters and errors as the subclasses'."""
         self._database = Database.parse(uri)
         self._link = _NEVER
         self._lent = False
 
     @classmethod
     def lend(cls, link: Link) -> Self:
-        """A new face for a pool's link; costs two stores."""
-        face = _new(cls)
-        face._link = link
-        face._lent = True
-        return face  # type: ignore[no-any-return]
+        """A new connection object for a pool's link; no call, two stores."""
+        lent = _new(cls)
+        lent._link = link
+        lent._lent = True
+        return lent  # type: ignore[no-any-return]
 
     def _take_back(self) -> None:
         self._link = RETURNED
@@ -89,7 +82,7 @@ class BaseConnection:
         """The uri as the driver takes it, password included.
 
         Raises:
-            NotConnectedError: it was a pool's connection, and was given back.
+            NotConnectedError: it was a pool's connection and has been given back.
         """
         if self._lent and isinstance(self._link, _NoLink):
             raise errors.NotConnectedError(self._link.reason)
@@ -97,7 +90,7 @@ class BaseConnection:
 
     @property
     def connected(self) -> bool:
-        """Is there a connection? It may be broken all the same."""
+        """Is there a connection? It may be broken nevertheless."""
         return self._link.conn is not None
 
     def __repr__(self) -> str:
@@ -106,7 +99,7 @@ class BaseConnection:
         return f"<{type(self).__name__} {state}>"
 
     def is_healthy(self) -> bool:
-        """False when a call has found the connection broken. Asks nobody.
+        """False when a call has found the connection broken. The database is not asked.
 
         Raises:
             NotConnectedError: there is no connection.
@@ -133,13 +126,13 @@ class BaseConnection:
             raise errors.AlreadyConnectedError()
 
     def _leave(self) -> Link | None:
-        """Detach from the link; returns it if it is for us to close."""
+        """Detach from the link; returns it where the caller must close it."""
         link = self._link
         if isinstance(link, _NoLink):
             return None
         self._link = _CLOSED
         if self._lent:
-            link.doubtful = True  # its user is done with it: the pool discards it when it comes back
+            link.distrust()  # its borrower has closed it: the pool discards it when it is given back
             return None
         if link.conn is None:
             return None

@@ -1,12 +1,12 @@
-"""Parameters on their way to PostgreSQL: the server is asked once what it expects where a statement has a
-placeholder, and each value is bound as exactly that.
+"""Binding parameters. On PostgreSQL the server is asked once which types a statement's placeholders have, and each
+value is bound as exactly that type.
 
-The answer (a `_Plan`) is kept for as long as the process lives, for the last thousand statements. It may come to be
-wrong when the schema changes; as every placeholder is sent with an explicit cast, that gives the server's ordinary
-conversion or its clear error, never other bytes. Before a refusal of ours, after an error of that kind, and after an
-ALTER or DROP that went through this process, the server is asked anew.
+The answer (a `_Plan`) is kept while the process lives, for the last 1024 statements. A change of the schema can make
+it wrong. Every placeholder is sent with an explicit cast, so a wrong plan leads to the server's ordinary conversion or
+to its clear error, and never to other bytes. The server is asked again before we refuse a value, after an error that
+may come from the types, and after an ALTER or DROP in this process.
 
-The other databases convert by themselves; their parameters go by Python type alone (`statements.build`).
+The other databases convert by themselves; their parameters are bound by Python type alone (`driver_statement.build`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from mppool import errors
-from mppool.database.sql import statements
+from mppool.database.sql import driver_statement
 from mppool.database.values.parameters import Refused, refusal
 from mppool.database.values.postgres_types import NATURAL, Rules, as_text, rule_for, rules
 
@@ -72,12 +72,12 @@ _CHANGE_WORDS = {"alter", "drop", "table", "column", "view", "type", "if", "exis
 
 
 class _Plan:
-    """Where the values of one statement go.
+    """How the values of one statement are bound.
 
     Attributes:
         slots: for each placeholder, repeated ones each time: its name, its type, the rules for it.
-        keys: what the driver replaces.
-        texts: the statement with its casts, by these.
+        keys: the names that the driver replaces.
+        texts: the statement's text for each combination of casts.
     """
 
     __slots__ = ("keys", "parsed", "slots", "texts")
@@ -112,14 +112,14 @@ class _Plan:
             if len(self.texts) >= (_BIG_VARIANTS if self.parsed.count > _NUMBERED else _VARIANTS):
                 self.texts.clear()
             text = self.texts[form] = self._written(form)
-        return statements.make(driver, "postgresql", text, dict(zip(self.keys, self._bound(values), strict=True)))
+        return driver_statement.make(driver, "postgresql", text, dict(zip(self.keys, self._bound(values), strict=True)))
 
     def _parameters(self) -> int:
-        """How many parameters the driver gets."""
+        """The number of parameters that the driver gets."""
         return self.parsed.count
 
     def _bound(self, values: list[Any]) -> list[Any]:
-        """What they are."""
+        """These parameters."""
         return values
 
     def _written(self, casts: tuple[str, ...]) -> str:
@@ -131,7 +131,7 @@ class _Plan:
         )
 
     def _marked(self, index: int, cast: str) -> str:
-        """A placeholder as the driver and the server are to see it."""
+        """A placeholder as it is written in the text."""
         return f"(:{self.keys[index]}::{cast})" if cast else f":{self.keys[index]}"
 
 
@@ -172,25 +172,26 @@ _plans: OrderedDict[tuple[str, str], _Plan] = OrderedDict()
 
 
 async def bind(link: Link, method: str, parsed: Parsed, sql: str, parameters: dict[str, Any] | None) -> Any:
-    """The core's statement object, with every parameter as the database wants it. Awaits nothing but the database,
-    and that only for the first use of a PostgreSQL statement with parameters.
+    """The driver's statement object, with every parameter bound as the database needs it.
+
+    Awaits only the database, and only for the first use of a PostgreSQL statement with parameters.
 
     Args:
-        method: the core's method that the statement is meant for.
+        method: the driver's method that the statement is meant for.
 
     Raises:
         QueryError, ExecuteError: the server refuses the statement.
-        TypeError, ValueError, ParameterInvalidValueError, ParameterInvalidProviderError: as `statements.build`.
+        TypeError, ValueError, ParameterInvalidValueError, ParameterInvalidProviderError: as `driver_statement.build`.
     """
     if link.provider != "postgresql":
         if parsed.shield is None and method != "raw_cmd":
             raise ValueError("the driver would change this text: give strings as parameters, and leave comments out")
-        return statements.build(link.driver, link.provider, parsed, sql, parameters)
+        return driver_statement.build(link.driver, link.provider, parsed, sql, parameters)
     if parameters is None or not parsed.names:
         if names := _changed_by(sql):
             _forget(names)
-        return statements.build(link.driver, link.provider, parsed, sql, parameters)
-    statements.check_names("postgresql", parsed, parameters)
+        return driver_statement.build(link.driver, link.provider, parsed, sql, parameters)
+    driver_statement.check_names("postgresql", parsed, parameters)
     key = link.database.uri, sql
     plan = _plans.get(key)
     if plan is not None:
@@ -198,7 +199,7 @@ async def bind(link: Link, method: str, parsed: Parsed, sql: str, parameters: di
             _plans.move_to_end(key)
             return plan.statement(link.driver, parameters)
         except KeyError:
-            pass  # another thread has just forgotten it
+            pass  # another thread has just removed it
         except errors.ParameterInvalidValueError:
             pass  # the schema may have changed
     kind, most = (_BigPlan, _BIG_REMEMBERED) if parsed.count > _NUMBERED else (_Plan, _REMEMBERED)
@@ -215,14 +216,14 @@ def _remember(key: tuple[str, str], plan: _Plan, most: int) -> None:
 
 
 def failed(link: Link, sql: str, code: str) -> None:
-    """A statement failed with this code: if its parameters' types may be the reason, they are asked for again."""
+    """A statement failed with this code: forget its plan if the parameters' types may be the reason."""
     if link.provider == "postgresql" and code[:2] in ("0", "08", "0A", "22", "42"):
         _plans.pop((link.database.uri, sql), None)
 
 
 @lru_cache(maxsize=256)
 def _changed_by(sql: str) -> frozenset[str]:
-    """Names in a statement that may give another type to a column."""
+    """The names in an ALTER or DROP, which may change a column's type."""
     if not _CHANGES.search(sql):
         return frozenset()
     return frozenset(re.findall(r"\w+", sql.lower())) - _CHANGE_WORDS
@@ -243,21 +244,21 @@ async def _describe(link: Link, method: str, parsed: Parsed, sql: str) -> list[t
     marks = [f"${number}" for number in range(1, parsed.count + 1)]
     text = f"PREPARE {name} AS\n{parsed.with_marks(marks)}"
     try:
-        # What might be two statements goes the way on which the server takes one only; but there it stays in the
-        # core's cache of statements.
-        await link.call(method if ";" in sql else "raw_cmd", statements.make(link.driver, "postgresql", text, None))
+        # Text that may hold two statements is sent by the method with which the server takes one only. The driver
+        # keeps such a statement in its cache.
+        prepare = driver_statement.make(link.driver, "postgresql", text, None)
+        await link.call(method if ";" in sql else "raw_cmd", prepare)
     except errors.RawCmdError as error:
         kind = errors.ExecuteError if method == "execute" else errors.QueryError
         raise kind(error.code, error.message) from None
-    query = statements.make(link.driver, "postgresql", _DESCRIBE, {"name": name})
+    query = driver_statement.make(link.driver, "postgresql", _DESCRIBE, {"name": name})
     rows = link.read((await link.call("query_typed", query)).get_all)
     if len(rows) != parsed.count:
-        return None  # a proxy has sent the question to another session than the statement
-    doubtful = link.doubtful
+        return None  # a proxy has sent this query to another session than the PREPARE
+    statement = driver_statement.make(link.driver, "postgresql", f"DEALLOCATE {name}", None)
     try:
-        await link.call("raw_cmd", statements.make(link.driver, "postgresql", f"DEALLOCATE {name}", None))
+        # "26000": a proxy has sent it to another session than the PREPARE, and the driver never knew this name
+        await link.call_tolerating("26000", "raw_cmd", statement)
     except errors.RawCmdError as error:
-        if error.code != "26000":
-            raise errors.QueryError(error.code, error.message) from None
-        link.doubtful = doubtful  # by a proxy in another session; the core never had this name
+        raise errors.QueryError(error.code, error.message) from None
     return [(row["kind"], row["type"]) for row in rows]

@@ -1,7 +1,7 @@
-"""What each call does, written once: coroutines that await only the core.
+"""Each call of the connections, written once, as a coroutine that awaits only the driver.
 
-The asynchronous connection awaits them, the blocking one drives them on the calling thread. Every flow takes
-the link, so none of them knows who lent it.
+The asynchronous connection awaits these coroutines; the blocking one drives them on the calling thread. They take the
+link, so they do not depend on the connection object that lent it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["execute", "query", "query_as_dict", "query_first", "query_first_as_d
 
 
 async def run(link: Link, method: str, sql: str, parameters: dict[str, Any] | None) -> Any:
-    """One statement through one of the core's methods, and what it does to the transaction."""
+    """Run one statement by one of the driver's methods, and note what it does to the transaction."""
     if link.conn is None:
         raise errors.NotConnectedError(link.reason)
     parsed = statements.parse(link.provider, sql)
@@ -29,10 +29,9 @@ async def run(link: Link, method: str, sql: str, parameters: dict[str, Any] | No
         sqllog.log(link.provider, parsed, statement, parameters)
     effect = parsed.transaction
     if effect:
-        link.in_transaction = True  # before the call: an interrupt after it must not lose this
-        link.failed = False
+        link.transaction_begins()
     if parsed.unclear:
-        link.unclear = link.suspect = True  # so that it is looked after before anybody else gets it
+        link.transaction_may_begin()
     try:
         result = await link.call(method, statement)
     except errors.PySQLXError as error:
@@ -40,10 +39,10 @@ async def run(link: Link, method: str, sql: str, parameters: dict[str, Any] | No
             return _void(link, sql, error)
         binding.failed(link, sql, error.code)
         if effect is False and link.provider == "postgresql":
-            link.in_transaction = False  # its COMMIT ends the transaction also when it fails; others' may not
+            link.transaction_is_open(False)  # PostgreSQL's COMMIT ends the transaction even when it fails
         raise
     if effect is False:
-        link.in_transaction = False
+        link.transaction_is_open(False)
     return result
 
 
@@ -52,8 +51,8 @@ _ALONE = re.compile(r"\s*SELECT\s(?!.*\b(?:FROM|WHERE|UNION|LIMIT|HAVING)\b)", r
 
 
 class _Void:
-    """The answer to ``SELECT pg_sleep(0)``: a row with a column that is None. The driver cannot read the type, and says
-    so when the statement has been executed."""
+    """The answer to ``SELECT pg_sleep(0)``: a row with one column that is None. The driver cannot read ``void``, and
+    raises an error after the statement has been executed."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -72,7 +71,7 @@ class _Void:
 
 
 def _void(link: Link, sql: str, error: errors.PySQLXError) -> _Void:
-    """Raises: the error, where more was selected than one function; it says what to do."""
+    """The row for a single function that returns void. Raises: the error, with advice, for any other statement."""
     names = columns.selected(link.provider, sql)
     if names is not None and len(names) == 1 and names[0] is not None and _ALONE.match(sql):
         return _Void(names[0])
@@ -87,7 +86,7 @@ async def query(link: Link, sql: str, parameters: dict[str, Any] | None, model: 
     if not len(response):
         return []
     types, rows = link.read(response.get_types), link.read(response.get_all)
-    del response  # now, so that its memory serves the rows
+    del response  # frees its memory for the rows
     return _rows().all_rows(types, rows, model, columns.selected(link.provider, sql))  # type: ignore[no-any-return]
 
 
@@ -136,7 +135,7 @@ _rows_module: Any = None
 
 
 def _rows() -> Any:
-    """The module `rows`, and pydantic with it, on the first row."""
+    """The module `rows`; it is imported, with pydantic, when the first row arrives."""
     global _rows_module
     if _rows_module is None:
         _rows_module = import_late("mppool.database.values.rows")

@@ -1,9 +1,9 @@
 """A time limit for one call to the database.
 
-The core knows none: its calls are begun and end by themselves. So at the limit the call is given up: the caller has
-its error at once, the server is told that nobody listens any more, and the connection is never used again. SQLite
-has no server to tell; there a wait for another writer's lock is made to end within the limit by SQLite itself, which
-leaves the connection as good as it was.
+The driver has none: its calls are begun and end by themselves. So at the limit we give the call up: the caller gets
+its error at once, the server is told that nobody waits for the answer, and the connection is never used again. SQLite
+has no server to tell. There, SQLite itself ends a wait for another writer's lock within the limit, and the connection
+stays good.
 """
 
 from __future__ import annotations
@@ -27,15 +27,20 @@ T = TypeVar("T")
 
 
 def _for_sqlite(limit: float) -> int:
-    """Milliseconds that SQLite may wait for a lock, so that its answer comes before our limit: all but a tenth, and
-    all but 0.1 s (half of a limit that is shorter than 0.2)."""
+    """Milliseconds that SQLite may wait for a lock, so that its answer comes before our limit of ``limit`` seconds.
+
+    Subtracted are a tenth of the limit, or 0.1 s if that is more; but never more than half of the limit.
+    """
     return max(1, int(1000 * (limit - max(0.1 * limit, min(0.1, 0.5 * limit)))))
 
 
 def driven(link: Link, coroutine: Coroutine[Any, Any, T], timeout: float) -> T:
-    """Drive a call on this thread, so many seconds at most.
+    """Drive a call on this thread, for ``timeout`` seconds at most.
 
-    Raises: CallTimeoutError, and what the call raises; TypeError, ValueError: that is no number of seconds.
+    Raises:
+        CallTimeoutError: there was no answer in time.
+        TypeError, ValueError: ``timeout`` is no positive number of seconds.
+        Exception: what the call raises.
     """
     limit = _checked(coroutine, timeout)
     try:
@@ -47,7 +52,7 @@ def driven(link: Link, coroutine: Coroutine[Any, Any, T], timeout: float) -> T:
 
 
 async def awaited(link: Link, coroutine: Coroutine[Any, Any, T], timeout: float) -> T:
-    """Await a call, so many seconds at most; raises as `driven`."""
+    """Await a call for ``timeout`` seconds at most; raises as `driven`."""
     limit = _checked(coroutine, timeout)
     try:
         return await _Limited(_bounded(link, coroutine, limit), limit)
@@ -71,7 +76,7 @@ def _late(limit: float) -> errors.CallTimeoutError:
 
 
 async def _bounded(link: Link, coroutine: Coroutine[Any, Any, T], limit: float) -> T:
-    """On SQLite, wait for a lock no longer than the limit allows; elsewhere just the call."""
+    """Await the call; on SQLite, with a busy timeout that ends a wait for a lock within ``limit`` seconds."""
     if link.provider != "sqlite" or link.conn is None:
         return await coroutine
     usual = await _pragma(link, "PRAGMA busy_timeout")
@@ -93,10 +98,10 @@ async def _pragma(link: Link, sql: str) -> int:
 
 
 class _Limited(Generic[T]):
-    """Awaits a coroutine of ours on asyncio, until a timer of the loop's runs out.
+    """Awaits a coroutine of ours on asyncio, until a timer of the event loop runs out.
 
-    The timer wakes the task instead of cancelling it: nobody can mistake it for a cancellation of the task's, and a
-    cancellation that comes at the same time is not lost.
+    The timer wakes the task and does not cancel it. So it cannot be confused with a cancellation of the task, and a
+    cancellation at the same moment is not lost.
     """
 
     def __init__(self, coroutine: Coroutine[Any, Any, T], limit: float) -> None:
@@ -108,7 +113,7 @@ class _Limited(Generic[T]):
     def _run_out(self) -> None:
         self._out = True
         if self._future is not None and not self._future.done():
-            self._future.set_result(None)  # the core's own wake-up, should it still come, finds it done
+            self._future.set_result(None)  # the driver's own wake-up may still come; it finds the future done
 
     def __await__(self) -> Generator[Any, Any, T]:
         coroutine = self._coroutine

@@ -1,4 +1,4 @@
-"""What a database's uri says beyond the address: completed, and kept out of messages. `mppool.uri` reads it."""
+"""The database's uri as the driver gets it: with our defaults added; and messages without the uri's secrets."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 __all__ = ["refuses_looking", "scrub", "verifies", "with_defaults"]
 
-LOOK = "client_connection_check_interval"  # PostgreSQL 14: how often it looks for its client during a statement
+LOOK = "client_connection_check_interval"  # PostgreSQL 14: how often the server looks for its client during a statement
 LOOK_EVERY = 100  # milliseconds; a look is one system call
-# Seconds until it probes a client that says nothing, and from one probe to the next; and how many. Without an answer
-# it ends the connection, which otherwise counts there for two hours.
+# Seconds until PostgreSQL probes a silent client, seconds between probes, and their number. Without an answer the
+# server ends the connection, which it would otherwise count for two hours.
 PROBES = {"tcp_keepalives_idle": 30, "tcp_keepalives_interval": 5, "tcp_keepalives_count": 3}
 
 
@@ -27,8 +27,12 @@ def verifies(database: Database) -> bool:
 
 
 def with_defaults(database: Database, connect_timeout: float, looked_after: bool = True) -> str:
-    """The uri with what the user left open: a bound on connecting, no second connection on MySQL, and, where
-    ``looked_after``, a PostgreSQL server that ends the statement of a client that is gone, and its connection."""
+    """The uri with defaults for what it leaves open.
+
+    Args:
+        connect_timeout: seconds for an open, rounded up to whole ones.
+        looked_after: a PostgreSQL server is told to end the statement, and the connection, of a client that is gone.
+    """
     if database.provider not in ("postgresql", "mysql"):
         return database.uri
     uri: str = database.uri
@@ -37,7 +41,7 @@ def with_defaults(database: Database, connect_timeout: float, looked_after: bool
     if "connect_timeout" not in given:
         more.append(f"connect_timeout={max(1, round(connect_timeout + 0.499))}")  # whole seconds only
     if database.provider == "mysql" and not given.keys() & {"prefer_socket", "socket"}:
-        # on the same host it would open a second connection to ask for the socket's path, and drop the first
+        # on the same host the driver would open a second connection, over the Unix socket, and drop the first
         more.append("prefer_socket=false")
     settings = {**({} if LOOK in uri else {LOOK: LOOK_EVERY}), **({} if "tcp_keepalives" in uri else PROBES)}
     if database.provider == "postgresql" and looked_after and settings:
@@ -53,8 +57,7 @@ def with_defaults(database: Database, connect_timeout: float, looked_after: bool
 
 
 def refuses_looking(message: str) -> bool:
-    """Whether a server (before PostgreSQL 14), or a proxy before it, does not take the setting that
-    `with_defaults` adds."""
+    """Does this error say that the server (before PostgreSQL 14) or a proxy refuses a setting of `with_defaults`?"""
     return LOOK in message or "startup parameter" in message
 
 

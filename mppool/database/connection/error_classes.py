@@ -1,9 +1,8 @@
 """What an error of the database says about the connection it came from. Pure functions of code and message.
 
-pysqlx-core's own "is healthy" flag is set only by some calls on some dead connections, and code "0" covers
-dead connections, unsupported column types and wrong arguments alike. So there are three verdicts: fine,
-suspect (ask the database before the next use), doubtful (never use again: its answers could belong to
-somebody else's question).
+The driver's own "is healthy" flag is set only by some calls on some broken connections, and its code "0" covers
+broken connections, unsupported column types and wrong arguments alike. So errors are classed here, by how far the
+connection can be trusted afterwards.
 """
 
 from __future__ import annotations
@@ -12,19 +11,20 @@ from enum import IntEnum
 
 from mppool.errors import ConnectError
 
-__all__ = ["Verdict", "is_full", "is_panic", "is_permanent", "judge"]
+__all__ = ["Trust", "classify", "is_full", "is_permanent"]
 
 
-class Verdict(IntEnum):
-    """How far to trust a connection after an error."""
+class Trust(IntEnum):
+    """How far a connection can be trusted. Trust only falls; a check restores it from SUSPECT to GOOD."""
 
-    FINE = 0
-    SUSPECT = 1
-    DOUBTFUL = 2
+    GOOD = 0
+    SUSPECT = 1  # a call failed in a way that may have broken the connection: check it before the next use
+    DOUBTFUL = 2  # broken, or the answer to another call may still arrive on it: never lend it again
+    UNANSWERED = 3  # a call was given up (cancelled, timed out, interrupted): no more calls at all
 
 
-# The server, or an administrator, ends connections with these.
-_GOODBYES = frozenset(
+# The server, or an administrator, ends connections with these codes.
+_ENDED = frozenset(
     {
         *("57P01", "57P02", "57P03", "57P05", "25P03", "25P04"),  # PostgreSQL: shutdown, crash, timeouts
         *(
@@ -38,7 +38,7 @@ _GOODBYES = frozenset(
 )
 _GONE = "The server terminated the connection"
 _LATE = "Timed out during query execution"
-# Code "0" is a catch-all; these of its messages are about the statement and leave the connection as it was.
+# Code "0" covers many things; these of its messages are about the statement, and the connection stays good.
 _HARMLESS = (
     "Invalid isolation level",
     "Incorrect number of parameters",
@@ -56,26 +56,21 @@ _HARMLESS = (
 )
 
 
-def is_panic(error: BaseException) -> bool:
-    """Is it the core's? No module exports the class, and each copy of the core has its own."""
-    return type(error).__name__ == "PanicException"
-
-
-def judge(provider: str, code: str, message: str) -> Verdict:
-    """The verdict on a connection after a call failed with this code and message."""
+def classify(provider: str, code: str, message: str) -> Trust:
+    """How far to trust a connection after a call has failed with this code and message."""
     if provider == "sqlite":
-        return Verdict.FINE  # a file does not hang up
+        return Trust.GOOD  # there is no server that could end the connection
     if code == "0":
         if message.startswith(_LATE):
-            return Verdict.DOUBTFUL  # the statement goes on, and on MySQL its answer would come to the next question
+            return Trust.DOUBTFUL  # the statement continues, and on MySQL its answer would be taken for the next call's
         if message.startswith(_GONE):
-            return Verdict.DOUBTFUL
-        return Verdict.FINE if message.startswith(_HARMLESS) else Verdict.SUSPECT
+            return Trust.DOUBTFUL
+        return Trust.GOOD if message.startswith(_HARMLESS) else Trust.SUSPECT
     if code == "26000" or (code == "0A000" and "cached plan" in message):
-        return Verdict.DOUBTFUL  # the driver keeps the lost statement's handle for as long as the connection lives
-    if code in _GOODBYES or code.startswith("08"):
-        return Verdict.SUSPECT  # a function may raise such a code of its own accord
-    return Verdict.FINE
+        return Trust.DOUBTFUL  # the driver keeps the lost statement's handle for as long as the connection lives
+    if code in _ENDED or code.startswith("08"):
+        return Trust.SUSPECT  # a function of the user's may raise such a code, too
+    return Trust.GOOD
 
 
 _REFUSED = frozenset(
@@ -90,13 +85,13 @@ _REFUSED_WORDS = (
     "The provided arguments are not supported",
 )
 _TLS = "Error opening a TLS connection"
-# A handshake that the network has ended, or a server that stops or starts, says nothing of the next one.
+# The network, or a server that stops or starts, ended this handshake: the next one may succeed.
 _CUT_OFF = ("os error", "EOF", "eof while reading")
 _FULL = frozenset({"53300", "1040", "1203", "1226"})
 
 
 def is_permanent(error: ConnectError) -> bool:
-    """Would the next try fail in the same way: wrong password, no such database, no such folder?"""
+    """Would the next attempt fail in the same way: wrong password, no such database, no such folder?"""
     if error.code != "0":
         return error.code in _REFUSED
     message = error.message
@@ -106,5 +101,5 @@ def is_permanent(error: ConnectError) -> bool:
 
 
 def is_full(error: ConnectError) -> bool:
-    """Did the server refuse because of its connection limit? A slot may come free any moment: try again."""
+    """Did the server refuse because of its connection limit? One may be closed any moment: try again."""
     return error.code in _FULL

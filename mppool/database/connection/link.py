@@ -1,12 +1,11 @@
-"""One open connection of the core with what is known about it: in a transaction, suspect, doubtful.
+"""One open connection of the driver, with what is known about it: how far it can be trusted, and its transaction.
 
-A `Link` is what a pool owns; a borrower sees it through a face (`connection.py`). Every call to the database
-goes through `Link.call`, which is the only place where the core's errors become ours and where trust is
-withdrawn: a call that did not end (cancelled, timed out, interrupted, panicked) leaves the link doubtful for
-good, because the database goes on with the statement.
+A pool owns `Link`s; a borrower uses one through a `PySQLXEngineSync` or `PySQLXEngine`. Every call to the database
+passes through `Link.call`. That is the only place where the driver's errors become ours and where trust is
+withdrawn. The facts are in `link_state`, which alone writes them.
 
-Dropping the last reference closes the connection; the core has no other way. A link is not a lock: two
-callers at once on one link are served one after the other by the core, but share its transaction.
+Dropping the last reference closes the connection; the driver has no other way. A link is not a lock: the driver
+serves two callers on one link one after the other, but both share its transaction.
 """
 
 from __future__ import annotations
@@ -18,13 +17,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from mppool import errors
 from mppool.database.connection.driver_uri import scrub
-from mppool.database.connection.error_classes import Verdict, is_panic, judge
+from mppool.database.connection.error_classes import Trust, classify
+from mppool.database.connection.link_state import LinkState
 from mppool.database.runtime import drivers, sockets
+from mppool.database.runtime.drivers import is_panic
 from mppool.database.runtime.loop_stand_in import drive
 from mppool.shared.descriptors import is_short, never_close
 
 if TYPE_CHECKING:
-    from mppool.database.connection.backends import Name
     from mppool.database.runtime.drivers import Driver
     from mppool.uri import Database
 
@@ -50,100 +50,71 @@ _KINDS: dict[str, type[errors.PySQLXError]] = {
         errors.ConnectError,
     )
 }
-# Seconds that a server needs to notice a closed connection whose socket is not known (95 % on a local PostgreSQL).
+# Seconds that a server needs to notice a closed connection whose socket is unknown (95th percentile, local PostgreSQL).
 UNWATCHED = 0.0017
-# An answer, any answer, shows that the server is there: this one comes inside a failed PostgreSQL
-# transaction.
+# Any answer shows that the server is there. This is the answer inside a failed PostgreSQL transaction.
 _ABORTED_TRANSACTION = "25P02"
 
 
-class Link:
-    """One open connection and its state.
+class Link(LinkState):
+    """One open connection; see also `LinkState`.
 
     Attributes:
+        database: the address, as parsed from the uri.
         provider: "postgresql", "mysql", "sqlserver" or "sqlite".
-        in_transaction: a transaction was begun through this link and has not been ended.
-        failed: since the transaction began, a call has failed; on PostgreSQL it may have aborted the transaction.
-        savepoints: how many blocks inside the transaction's block are open.
-        unclear: on MySQL, a transaction may be open or autocommit off without our knowledge.
-        unanswered: a call was given up (cancelled, timed out, interrupted): its answer is still to come, and there are
-            no more calls. Implies ``doubtful``.
-        suspect: a call failed in a way that may have broken the connection; ask `check` before the next use.
-        doubtful: a call did not end, or what it left behind cannot be trusted: never use it again.
-        busy: calls in flight.
-        conn: the core's connection; None once closed.
-        reason: what a caller is told when ``conn`` is None.
-        since: monotonic time when it had been opened.
-        name: what the server calls it, where it does not see the address and port that we have here.
+        conn: the driver's connection; None once closed.
+        reason: why ``conn`` is None, for error messages.
+        busy: the number of calls in flight.
+        since: monotonic time in seconds when the connection had been opened.
+        twin: a second descriptor of the socket; see `prepare_close`.
     """
 
-    __slots__ = (
-        "__weakref__",
-        "busy",
-        "conn",
-        "database",
-        "doubtful",
-        "driver",
-        "failed",
-        "in_transaction",
-        "name",
-        "provider",
-        "reason",
-        "savepoints",
-        "since",
-        "socket",
-        "suspect",
-        "twin",
-        "unanswered",
-        "unclear",
-    )
+    __slots__ = ("__weakref__", "busy", "conn", "database", "driver", "provider", "reason", "since", "twin")
 
     def __init__(self, driver: Driver, conn: Any, database: Database) -> None:
+        super().__init__()
         self.driver = driver
         self.conn: Any = conn
         self.database = database
         self.provider = database.provider
-        self.in_transaction = False
-        self.failed = False
-        self.savepoints = 0
-        self.suspect = False
-        self.doubtful = False
-        self.unanswered = False
-        self.unclear = False
         self.busy = 0
         self.reason = CLOSED
         self.since = time.monotonic()
-        self.name: Name | None = None
-        self.socket: sockets.Descriptor | None = None
         self.twin: sockets.Twin | None = None
         drivers.state.links.add(self)
 
     def __repr__(self) -> str:
-        words = [word for word in ("in_transaction", "suspect", "doubtful", "busy") if getattr(self, word)]
+        words = [word for word in ("in_transaction", "busy") if getattr(self, word)]
+        if self.trust:
+            words.insert(0, self.trust.name.lower())
         if self.conn is None:
             words.append(self.reason)
         return f"<Link {self.database.key}{': ' if words else ''}{', '.join(words)}>"
 
     async def call(self, method: str, *arguments: object) -> Any:
-        """Await one of the core connection's methods; what it raises is ours.
+        """Await one of the driver connection's methods; its errors are raised as ours.
 
-        The method comes by name, so that no frame has the core's connection in a variable: an error that somebody
-        keeps holds the frames it went through, and would hold the connection open long after `drop`.
+        The method is passed by name, so that no frame has the driver's connection in a variable: an error that the
+        caller keeps holds the frames it passed through, and would keep the connection open long after `drop`.
+
+        Raises:
+            PySQLXError: the database refused, or the connection broke; the kind depends on the method.
+            NotConnectedError: the connection is closed, or of no more use.
         """
         if self.conn is None:
             raise errors.NotConnectedError(self.reason)
-        if self.unanswered:
+        if self.trust is Trust.UNANSWERED:
             raise errors.NotConnectedError(UNANSWERED)
         if drivers.state.stopped:
             raise errors.NotConnectedError("the interpreter is exiting")
         if self.taken():
-            self.doubtful = True
+            self.distrust()
             raise errors.NotConnectedError(TAKEN)
         self.busy += 1
         try:
             return await getattr(self.conn, method)(*arguments)
         except BaseException as error:
-            # None for what is not the database's: a cancellation, an interrupt, the close of the coroutine
+            # None for a cancellation, an interrupt, or the close of the coroutine: the database raised none of these
             ours = self._judge(error)
             if ours is None:
                 raise
@@ -151,20 +122,28 @@ class Link:
         finally:
             self.busy -= 1
 
+    async def call_tolerating(self, code: str, method: str, *arguments: object) -> None:
+        """As `call`; an error with this code is no error, and costs the connection no more than a check."""
+        before = self.trust
+        try:
+            await self.call(method, *arguments)
+        except errors.PySQLXError as error:
+            if error.code != code:
+                raise
+            self.error_was_harmless(before)
+
     def _judge(self, error: BaseException) -> errors.PySQLXError | None:
         if isinstance(error, self.driver.Error):
             code, message, kind = error.code(), error.message(), error.error()  # type: ignore[attr-defined]
-            verdict = judge(self.provider, code, message)
             self.failed = True
-            if verdict is not Verdict.FINE:
-                self.suspect = True
-            if verdict is Verdict.DOUBTFUL or (self.conn is not None and not self.conn.is_healthy()):
-                self.doubtful = True
+            self.distrust(classify(self.provider, code, message))
+            if self.conn is not None and not self.conn.is_healthy():
+                self.distrust()
             return _KINDS.get(kind, errors.QueryError)(code, scrub(message, self.database))
-        self.doubtful = True
+        self.distrust()
         if is_panic(error):
             return self._panicked(error)
-        self.unanswered = True
+        self.distrust(Trust.UNANSWERED)
         if not self._closes_before_rollback():
             self.hang_up()
         return None
@@ -173,28 +152,30 @@ class Link:
         return errors.QueryError("PANIC", scrub(f"the driver panicked: {error}", self.database))
 
     def read(self, getter: Callable[[], T]) -> T:
-        """One of a response's getters, which convert to Python on the calling thread and may fail at it."""
+        """Call one of a response's getters. They convert to Python on the calling thread, and may fail at it."""
         try:
             return getter()
         except self.driver.Error as error:
             raise self._judge(error) or error from None
         except BaseException as error:
             if is_panic(error):
-                self.doubtful = True
+                self.distrust()
                 raise self._panicked(error) from None
             raise
 
     def _closes_before_rollback(self) -> bool:
-        """Would the server close the conversation first and only then roll back, and count until that is done? MySQL
-        does, for as long as the transaction was: it must be told to roll back before it sees an end."""
+        """Does the server close the conversation first, roll back afterwards, and count the connection until then?
+
+        MySQL does, and the rollback takes as long as the transaction did: send ROLLBACK before it sees the end.
+        """
         return self.provider == "mysql" and (self.in_transaction or self.unclear)
 
     def statement(self, sql: str) -> Any:
-        """A statement of our own, without parameters, as the core takes it."""
+        """A statement of our own, without parameters, as the driver takes it."""
         return self.driver.Statement(provider=self.provider, sql=sql, params=None)
 
     async def answers(self) -> bool:
-        """Does the database answer? Waits behind whatever still runs on the connection."""
+        """Does the database answer? Waits until all earlier calls on the connection have ended."""
         if self.conn is None or self.taken() or not self.conn.is_healthy():
             return False
         try:
@@ -220,36 +201,39 @@ class Link:
     def check(self, timeout: float = 5.0) -> bool:
         """Ask the database whether this connection is alive and well. Blocks; any thread; never raises.
 
-        Clears `suspect` when it is; makes the link doubtful when it is not, or has not answered in
-        ``timeout`` seconds.
+        A suspect link is GOOD again when the database answers. It is DOUBTFUL when there is no good answer within
+        ``timeout`` seconds. A doubtful link stays doubtful, and nothing is asked.
         """
-        if self.doubtful or self.conn is None or drivers.state.stopped:
+        if self.trust >= Trust.DOUBTFUL or self.conn is None or drivers.state.stopped:
             return False
         try:
             alive = drive(self.answers(), timeout)
         except TimeoutError:
             alive = False
         if alive:
-            self.suspect = False
+            self.passed_check()
         else:
-            self.doubtful = True
+            self.distrust()
         return alive
 
     def reset(self, timeout: float = 5.0) -> bool:
         """Roll back an open transaction. Blocks; any thread; never raises.
 
-        Returns whether the link is fit to be lent to somebody else; True at once when no transaction is open.
+        Returns whether the link is fit to be lent to another borrower; True at once when no transaction is open.
+
+        Args:
+            timeout: seconds to wait for the answer; the link is doubtful afterwards.
         """
-        if self.doubtful or self.conn is None or drivers.state.stopped:
+        if self.trust >= Trust.DOUBTFUL or self.conn is None or drivers.state.stopped:
             return False
         if not self.in_transaction and not self.unclear:
             return True
         try:
             drive(self._roll_back(), timeout)
         except (errors.PySQLXError, TimeoutError):
-            self.doubtful = True
+            self.distrust()
             return False
-        return not self.doubtful
+        return self.trust < Trust.DOUBTFUL
 
     async def _roll_back(self) -> None:
         sql = "ROLLBACK TRANSACTION" if self.provider == "sqlserver" else "ROLLBACK"
@@ -260,15 +244,15 @@ class Link:
         except errors.PySQLXError as error:
             if not (self.provider == "sqlite" and "no transaction is active" in error.message):
                 raise
-        self.in_transaction = self.unclear = False
+        self.transaction_reset()
 
     def wait_for_end(self, timeout: float) -> bool:
-        """Wait until calls that may still run on this connection have ended; False when they have not in
-        time.
+        """Wait until the calls that may still run on this connection have ended; False: not within ``timeout`` seconds.
 
-        Calls on one connection are served in turn, so a trivial one comes back only after those before it.
+        The driver serves calls on one connection in turn, so a trivial call returns only after the earlier ones.
         """
-        if self.conn is None or not (self.busy or self.doubtful or self._closes_before_rollback()) or self.taken():
+        may_run = self.busy or self.trust >= Trust.DOUBTFUL or self._closes_before_rollback()
+        if self.conn is None or not may_run or self.taken():
             return True
         try:
             drive(self._last_words(), timeout)
@@ -277,38 +261,38 @@ class Link:
         return True
 
     async def _last_words(self) -> None:
-        # Twice: MySQL's driver prepares and executes in two turns, and another's call may come between them. A rollback
-        # there would leave the statement to be committed by itself.
+        # Twice: the driver prepares and executes on MySQL in two turns, and another call may come between the two. A
+        # rollback at that point would leave the statement to be committed by itself.
         if not (await self.answers() and await self.answers() and self._closes_before_rollback()):
             return
         try:
             await self.conn.raw_cmd(self.statement("ROLLBACK"))
         except self.driver.Error:
-            pass  # it is dead: nothing more can be said
+            pass  # the connection is broken: nothing more can be sent
 
     def hang_up(self) -> None:
-        """Tell the server that nobody waits for an answer any more; it may go on with the statement all the same.
+        """Tell the server that nobody waits for an answer any more. The server may continue the statement.
 
-        PostgreSQL looks for it while a statement runs when ``client_connection_check_interval`` is set, MariaDB now
-        and then, both at the statement's end.
+        PostgreSQL notices this during a statement when ``client_connection_check_interval`` is set, MariaDB from time
+        to time, and both at the statement's end.
         """
-        self.attend()
+        self.prepare_close()
         if self.twin is not None:
             self.twin.hang_up()
         elif self.socket is not None and self.conn is not None:
             sockets.shut_down(self.socket, SHUT_WR)
 
     def break_off(self) -> None:
-        """End a call in flight at once, by ending the conversation; SQLite has none, its calls go on."""
+        """End a call in flight at once, by shutting its socket down. SQLite has no socket: its calls continue."""
         if self.socket is not None:
             sockets.shut_down(self.socket)
 
     def live_socket(self) -> sockets.Descriptor | None:
-        """The connection's socket, if it is known and still open; its number may be somebody else's by now."""
+        """The connection's socket if it is known and still open. A closed one's number may belong to another file."""
         return self.socket if self.socket is not None and sockets.is_open(self.socket) else None
 
     def taken(self) -> bool:
-        """Whether the descriptors that this connection needs were closed from outside. One system call if not."""
+        """Has other code closed the descriptors that this connection needs? One system call when it has not."""
         if self.socket is None:
             return self.driver.watch.gone()
         if sockets.is_open(self.socket):
@@ -316,11 +300,13 @@ class Link:
         try:
             return self.driver.watch.took_away(self.socket)
         except OSError:
-            return True  # it cannot be looked at just now; nothing is lost but the connection, which is of no use
+            return True  # no free descriptor to find out with: give up this connection, which is closed in any case
 
-    def attend(self) -> bool:
-        """From now on, keep what it takes to know when the server has ended its side; see `buried`. False: there is
-        no free descriptor for it just now."""
+    # -- the end ---------------------------------------------------------------------------------------------
+
+    def prepare_close(self) -> bool:
+        """Keep a second descriptor of the socket from now on, so that `await_close` can tell when the server has ended
+        its side. Returns False where no descriptor is free just now."""
         socket = self.live_socket() if self.conn is not None and self.twin is None else None
         if socket is not None:
             try:
@@ -330,36 +316,35 @@ class Link:
             drivers.state.twins.add(self.twin)
         return True
 
-    def buried(self, timeout: float) -> bool:
-        """After `close`: wait until the connection no longer counts on the server. Blocks; any thread.
+    def await_close(self, timeout: float) -> bool:
+        """After `close`: wait until the server no longer counts the connection. Blocks; any thread.
 
-        Needs `attend` before the close; else it waits a moment, with SQLite not at all.
+        Needs `prepare_close` before the close. Otherwise it waits 1.7 ms, and on SQLite not at all.
 
         Returns:
-            False when it still counts after ``timeout`` seconds: the server has not finished its last statement, or
-            cannot be reached.
+            False when the server still counts the connection after ``timeout`` seconds: it has not finished its last
+            statement, or cannot be reached.
         """
         if self.twin is None:
             if self.provider != "sqlite":
                 time.sleep(UNWATCHED)
             return True
-        if self.provider != "postgresql" or self.doubtful:
-            self.twin.hang_up()  # PostgreSQL is told in words, by the driver
+        if self.provider != "postgresql" or self.trust >= Trust.DOUBTFUL:
+            self.twin.hang_up()  # on PostgreSQL the driver sends a message that ends the session
         ended = self.twin.ended(timeout)
         if ended:
             self.forget_twin()
         return ended
 
     def forget_twin(self) -> None:
-        """Nobody will ask whether it is buried."""
+        """Close the second descriptor: `await_close` will not be called again."""
         twin, self.twin = self.twin, None
         if twin is not None:
             drivers.state.twins.discard(twin)
             twin.close()
 
     def close(self, timeout: float = 5.0) -> bool:
-        """Close the connection, after the end of whatever may still run on it. Blocks; any thread; may be
-        called again.
+        """Close the connection once all calls on it have ended. Blocks; any thread; may be called again.
 
         Args:
             timeout: seconds to wait for a call that was cancelled, timed out or interrupted.
@@ -376,32 +361,32 @@ class Link:
         """Let go of the connection without waiting for anything.
 
         Args:
-            settled: it is known that no call runs on it any more.
+            settled: the caller knows that no call runs on it any more.
         """
         if self.conn is not None and self.taken():
             self.abandon(TAKEN)
         conn, self.conn = self.conn, None
-        self.in_transaction = False
-        if conn is not None and not settled and (self.doubtful or self.busy):
+        self.transaction_is_open(False)
+        if conn is not None and not settled and (self.trust >= Trust.DOUBTFUL or self.busy):
             own = drivers.state
             if not own.stopped:
                 own.leave(self.driver, self.provider, conn)
 
     def __del__(self) -> None:
         self.forget_twin()
-        if self.conn is not None:  # forgotten by its owner, perhaps with a call that was cancelled
+        if self.conn is not None:  # its owner forgot it, perhaps with a cancelled call still running
             self.drop()
 
     def abandon(self, reason: str = INHERITED) -> None:
-        """In a forked child this connection is the parent's; where its descriptors were closed from outside, their
-        numbers are somebody else's. Keep it for ever and never touch it.
+        """Keep the driver's connection for ever and never touch it.
 
-        Dropping it would take the parent's socket off the epoll instance that both processes share, and the
-        parent would wait for its next answer for ever; or it would close what has its socket's number now.
+        In a forked child the connection is the parent's: dropping it would take the parent's socket off the epoll
+        instance that both processes share, and the parent would wait for its next answer for ever. Where other code
+        closed the descriptors, dropping it would close the files that have these numbers now.
         """
         if self.conn is None:
             return
         never_close(self.conn)
         self.conn = None
-        self.in_transaction = False
+        self.transaction_is_open(False)
         self.reason = reason

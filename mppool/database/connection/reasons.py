@@ -1,7 +1,7 @@
-"""Why a connection could not be opened: where to, and what the matter is, in a few words.
+"""Why a connection could not be opened: the address, and the reason in a few words.
 
-The driver says the same of a server that refuses, one that is not there, and a name that nobody knows. So where its
-own code and words do not tell, we look for ourselves, after it has failed.
+The driver raises the same error for a server that refuses, a server that is not there, and an unknown host name. Where
+its code and message do not tell, we try to connect ourselves, after the driver has failed.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from mppool.uri import PORTS, Database, options, split
 
 __all__ = ["connect_error", "explained"]
 
-LOOK_TIMEOUT = 1.0  # seconds at most for a look of ours
-LOOK_AGAIN = 5.0  # seconds for which its result counts: a server that is in trouble is not asked twice as often
+LOOK_TIMEOUT = 1.0  # seconds that our own attempt may take
+LOOK_AGAIN = 5.0  # seconds for which its result is reused: a server in trouble does not get twice the attempts
 _looked: dict[tuple[str, int], tuple[float, str]] = {}  # by host and port: when, and what was found
 _BY_CODE = {
     **dict.fromkeys(("28P01", "28000", "1045", "1698", "1251", "1862"), "authentication failed"),
@@ -39,13 +39,13 @@ _FOREIGN = "something answers there, but not as a {} server that is ready does"
 
 
 def connect_error(database: Database, code: str, message: str) -> errors.ConnectError:
-    """The error for a connection that could not be opened, as far as the driver's words tell."""
+    """The error for a connection that could not be opened, with the reason as far as the driver's message tells it."""
     reason = _BY_CODE.get(code, "") or next((reason for words, reason in _BY_WORDS if words in message), "")
     return errors.ConnectError(code, message, where=_shown(database), reason=reason)
 
 
 def explained(database: Database, error: errors.ConnectError) -> errors.ConnectError:
-    """The same error with a reason, if one can be found. Blocks: it may ask the name service, and connect once."""
+    """The same error with a reason, if one can be found. Blocks: it may resolve the host, and connect once."""
     if error.reason or error.code != "0" or database.provider not in PORTS:
         return error
     place, now = _place(database), time.monotonic()

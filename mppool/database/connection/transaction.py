@@ -1,22 +1,21 @@
-"""Transactions: the calls, and ``with`` blocks that commit at their end, roll back when an exception leaves them, and
-are savepoints inside one another. The blocks' semantics are psycopg's.
+"""Transactions: the calls, and ``with`` blocks. A block commits at its end, rolls back when an exception leaves it, and
+is a savepoint inside another block. The semantics are psycopg's.
 
-The calls are written once, as coroutines that await only the core; the two kinds of block differ in how they wait.
+The calls are written once, as coroutines that await only the driver. The two kinds of block differ in how they wait.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from mppool import errors
 from mppool.database.connection.calls import run
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
     from types import TracebackType
 
-    from mppool.database.connection.async_connection import PySQLXEngine
     from mppool.database.connection.link import Link
-    from mppool.database.connection.sync_connection import PySQLXEngineSync
 
 __all__ = ["AsyncTransaction", "Transaction", "begin", "commit", "rollback", "set_isolation_level"]
 
@@ -37,21 +36,20 @@ async def begin(link: Link, isolation_level: str | None, immediate: bool) -> Non
     if isolation_level is not None:
         isolation_level = _level(isolation_level)
         if isolation_level not in _KNOWN[link.provider]:
-            # the core would open the transaction first and complain then
+            # the driver would begin the transaction first, and raise afterwards
             message = f"{link.provider} does not know the isolation level {isolation_level}"
             raise errors.StartTransactionError("0", message)
-    before, link.in_transaction = link.in_transaction, True  # also if we never hear how it ended
-    link.failed = link.failed and before
+    before = link.transaction_begins()
     try:
         if immediate and link.provider == "sqlite":
             await link.call("raw_cmd", link.statement("BEGIN IMMEDIATE"))
         else:
             await link.call("start_transaction", isolation_level)
     except errors.RawCmdError as error:
-        link.in_transaction = before
+        link.transaction_is_open(before)
         raise errors.StartTransactionError(error.code, error.message) from None
     except (errors.PySQLXError, errors.NotConnectedError):
-        link.in_transaction = before
+        link.transaction_is_open(before)
         raise
 
 
@@ -90,15 +88,32 @@ def _level(name: object) -> str:
 # -- blocks --------------------------------------------------------------------------------------------------
 
 
-class _Block:
-    """What both kinds of block do; ``conn`` is the connection it was asked of."""
+class _Connection(Protocol):
+    _link: Link
+
+
+class _Blocking(_Connection, Protocol):
+    def _run(self, coroutine: Coroutine[Any, Any, None], timeout: float | None) -> None: ...
+
+
+class _Awaited(_Connection, Protocol):
+    async def _run(self, coroutine: Coroutine[Any, Any, None], timeout: float | None = None) -> None: ...
+
+
+C = TypeVar("C", bound=_Connection)
+B = TypeVar("B", bound=_Blocking)
+A = TypeVar("A", bound=_Awaited)
+
+
+class _Block(Generic[C]):
+    """What both kinds of block do; ``conn`` is the connection whose ``transaction()`` was called."""
 
     __slots__ = ("_conn", "_entered", "_immediate", "_level", "_link", "_savepoint")
 
     _link: Link
-    _savepoint: str  # empty: the transaction itself
+    _savepoint: str  # empty: the block is the transaction itself
 
-    def __init__(self, conn: Any, isolation_level: str | None, immediate: bool) -> None:
+    def __init__(self, conn: C, isolation_level: str | None, immediate: bool) -> None:
         self._conn = conn
         self._level = isolation_level
         self._immediate = immediate
@@ -114,11 +129,11 @@ class _Block:
             name = f"mppool_{link.savepoints + 1}"
             save = "SAVE TRANSACTION" if link.provider == "sqlserver" else "SAVEPOINT"
             await run(link, "raw_cmd", f"{save} {name}", None)
-            link.savepoints += 1
+            link.savepoint_set()
         else:
             name = ""
             await begin(link, self._level, self._immediate)
-            link.savepoints = 0
+            link.savepoints_gone()
         self._link, self._savepoint, self._entered = link, name, True
 
     async def _leave(self, error: BaseException | None) -> None:
@@ -133,20 +148,20 @@ class _Block:
             try:
                 await self._undo(link)
             except (errors.PySQLXError, errors.NotConnectedError):
-                link.doubtful = True  # what went wrong first is the block's error; this connection is replaced
+                link.distrust()  # the block's own error is raised; a pool replaces the connection
 
     async def _keep(self, link: Link) -> None:
         if link.conn is not None and not link.in_transaction:
             raise RuntimeError("the transaction of this block was ended inside it, by commit() or rollback()")
         if self._savepoint:
-            link.savepoints -= 1
+            link.savepoint_left()
             if link.provider != "sqlserver":
                 await run(link, "raw_cmd", f"RELEASE SAVEPOINT {self._savepoint}", None)
             return
         try:
             await commit(link)
         except errors.PySQLXError:
-            if link.in_transaction and not link.unanswered:  # SQLite's goes on when COMMIT meets a lock
+            if link.in_transaction and not link.unanswered:  # SQLite's transaction stays open when COMMIT meets a lock
                 await rollback(link)
             raise
 
@@ -154,7 +169,7 @@ class _Block:
         if not self._savepoint:
             await rollback(link)
             return
-        link.savepoints -= 1
+        link.savepoint_left()
         if link.provider == "sqlserver":
             await run(link, "raw_cmd", f"ROLLBACK TRANSACTION {self._savepoint}", None)
         else:
@@ -162,15 +177,14 @@ class _Block:
             await run(link, "raw_cmd", f"RELEASE SAVEPOINT {self._savepoint}", None)
 
 
-class Transaction(_Block):
+class Transaction(_Block[B]):
     """``with conn.transaction():``"""
 
     __slots__ = ()
 
-    def __enter__(self) -> PySQLXEngineSync:
-        conn: PySQLXEngineSync = self._conn
-        conn._run(self._enter(), None)
-        return conn
+    def __enter__(self) -> B:
+        self._conn._run(self._enter(), None)
+        return self._conn
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -178,15 +192,14 @@ class Transaction(_Block):
         self._conn._run(self._leave(error), None)
 
 
-class AsyncTransaction(_Block):
+class AsyncTransaction(_Block[A]):
     """``async with conn.transaction():``"""
 
     __slots__ = ()
 
-    async def __aenter__(self) -> PySQLXEngine:
-        conn: PySQLXEngine = self._conn
-        await conn._run(self._enter())
-        return conn
+    async def __aenter__(self) -> A:
+        await self._conn._run(self._enter())
+        return self._conn
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

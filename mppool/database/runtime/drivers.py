@@ -1,23 +1,22 @@
-"""pysqlx-core, loaded so that one process never has two kinds of users on one copy of it.
+"""The driver (pysqlx-core): which copies of its library this process has loaded, and how they come to rest at exit.
 
-The core is a shared library with one runtime (worker threads, an epoll instance) per *copy of the library*,
-made at its first call. A `Driver` is one such copy: its functions and its classes, which differ between copies.
-mppool never uses the library's file as installed but a private copy of it, which is a library of its own to the
-operating system (6 ms and 7 MiB once a process). A new one is loaded when there is none that will do:
+The driver is a shared library. Each *copy of the library* has one runtime (worker threads, an epoll instance), which
+starts at the first call. A `Driver` is one such copy: its functions and its classes, which differ between copies.
+mppool never uses the installed file but a private copy of it, which the operating system takes for another library
+(6 ms and 7 MiB, once a process). We load another copy when no loaded one will do:
 
-- the program, or another library, may use ``pysqlx_core`` itself, before us or after: its blocking calls beside
-  our asynchronous ones on one runtime deadlock for ever, sooner or later;
-- this process may be forked from one that had loaded its own: the worker threads did not survive the fork, and a
-  call would wait for them for ever;
-- our copy may have too few worker threads: SQLite runs *on* them, and as many busy-waiting writers as workers
-  would starve the one that holds the lock. The number is fixed when a runtime starts. But as long as anything of
-  SQLite's is open in this process, it stays with its copy: a file's locks are the process's, so two copies of SQLite
-  would not see each other's, and both would write;
-- certificates: the core reads the whole bundle of certificate authorities at every open, 4 of the 4.5 ms of
-  processor time that opening to PostgreSQL takes, also where it then verifies nothing, which is its default. The
-  bundle's path comes from an environment variable, and that is the process's, not ours to change. So our copy
-  is made to ask for a variable of another name, which names an empty bundle. Who wants servers verified
-  (``sslaccept=strict``) gets a copy that is left as it is.
+- The program, or another library, may use ``pysqlx_core`` itself, before us or later. Its blocking calls and our
+  asynchronous ones on one runtime deadlock sooner or later.
+- This process may be forked from one that had loaded a copy. The worker threads did not survive the fork, and a call
+  would wait for them for ever.
+- Our copy may have too few worker threads. SQLite runs *on* them: as many busy-waiting writers as there are workers
+  starve the writer that holds the lock. A runtime's number of workers is fixed when it starts. But while a SQLite file
+  is open in this process, it stays with its copy: file locks belong to the process, so two copies of SQLite would not
+  see each other's locks, and both would write.
+- The driver reads the whole bundle of certificate authorities at every open, even where it verifies nothing, which is
+  the default. That is 4 of the 4.5 ms of processor time that an open to PostgreSQL takes. The bundle's path comes from
+  an environment variable, which belongs to the program. So our copy asks for a variable of another name, which names
+  an empty bundle. For connections that verify the server (``sslaccept=strict``) we load an unchanged copy.
 """
 
 from __future__ import annotations
@@ -27,23 +26,42 @@ import os
 import threading
 import time
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from mppool.database.runtime import exit_guard, private_library, sockets
 from mppool.database.runtime.loop_stand_in import Background, drive
 from mppool.fork_lock import no_fork
 from mppool.shared.descriptors import ask_for, never_close
 
-if TYPE_CHECKING:
-    from mppool.database.connection.link import Link
+__all__ = ["Driver", "is_panic", "settle", "state"]
 
-__all__ = ["Driver", "settle", "state"]
-
-SQLITE_WORKERS = 32  # worker threads at least, once SQLite is used: idle ones cost 11 KiB each
+SQLITE_WORKERS = 32  # the least number of worker threads, once SQLite is used; an idle one costs 11 KiB
 SQLITE_WORKERS_LIMIT = 512
-DESCRIPTORS = 8  # that loading a copy needs free: a runtime that cannot start panics, and its copy is lost
+DESCRIPTORS = 8  # free descriptors that loading a copy needs: a runtime that cannot start panics, and its copy is lost
 _ASYNCIO_TAIL = 0.1  # seconds after a call driven by asyncio in which a worker may still be on its way out
 _TAIL_PAUSE = 0.02
+
+
+def is_panic(error: BaseException) -> bool:
+    """Is it the driver's panic? No module exports the class, and each copy of the driver has its own."""
+    return type(error).__name__ == "PanicException"
+
+
+class OpenConnection(Protocol):
+    """What is needed here of an open connection (`Link`): to find its socket, and to await or abandon it."""
+
+    driver: Driver
+    provider: str
+    conn: Any  # the driver's connection; None once closed
+    busy: int
+    socket: sockets.Descriptor | None
+
+    @property
+    def doubtful(self) -> bool: ...
+
+    def wait_for_end(self, timeout: float) -> bool: ...
+
+    def abandon(self) -> None: ...
 
 
 class Driver:
@@ -71,7 +89,7 @@ class Driver:
         self.watch.started()
 
     def _start(self) -> None:
-        """Start the runtime with as many workers: by a call that fails before it touches any database."""
+        """Start the runtime, by a call that fails before it touches any database."""
         with _Environment("TOKIO_WORKER_THREADS", str(self.workers)):
             try:
                 drive(self.new("file:/dev/null/mppool"))
@@ -83,7 +101,7 @@ class Driver:
 
 
 class _Environment:
-    """Set an environment variable that the user has not set, or to nothing, for a moment."""
+    """For a ``with`` block, set an environment variable that the user has not set, or has set to nothing."""
 
     def __init__(self, name: str, value: str) -> None:
         self.name, self.value = name, value
@@ -101,7 +119,7 @@ class _Environment:
 
 
 class State:
-    """What this process has of the core; a forked child begins with a new one."""
+    """The driver's copies and connections in this process. A forked child begins with a new, empty one."""
 
     __slots__ = (
         "asyncio_used",
@@ -123,40 +141,40 @@ class State:
         self.one_by_one = threading.Lock()  # for opens that could not be told apart
         self.driver: Driver | None = None
         self.files: dict[str, Driver] = {}  # the copy that each SQLite file is used with
-        self.verifying: Driver | None = None  # the copy for those who want servers verified
-        self.links: weakref.WeakSet[Link] = weakref.WeakSet()
-        self.opens: set[object] = set()  # one token for each open in flight; a count could lose one
-        self.loose: set[Driver] = set()  # copies on which an open was given up
-        self.left: set[Background] = set()  # connections let go of while a call may have run on them
-        self.twins: set[sockets.Twin] = set()  # of connections being buried
+        self.verifying: Driver | None = None  # the copy for connections that verify the server
+        self.links: weakref.WeakSet[OpenConnection] = weakref.WeakSet()
+        self.opens: set[object] = set()  # a token for each open in flight; a count could go wrong
+        self.loose: set[Driver] = set()  # copies on which an open was given up and may still run
+        self.left: set[Background] = set()  # connections dropped while a call may have run on them
+        self.twins: set[sockets.Twin] = set()  # of connections whose end on the server is awaited
         self.asyncio_used = 0.0  # monotonic time of the last call that asyncio drove
         self.stopped = False  # the interpreter is about to exit: no more calls
 
     def leave(self, driver: Driver, provider: str, conn: Any) -> None:
-        """Let go of a connection on which a call may still run.
+        """Drop a connection on which a call may still run.
 
-        A trivial call is queued behind it, so that the exit hook can know when both have ended.
+        A trivial call is queued behind that call; the exit hook waits until the trivial one has ended.
         """
         statement = driver.Statement(provider=provider, sql="SELECT 1", params=None)
         self.left.add(Background(conn.query_typed(statement)))
         self.sweep()
 
     def sweep(self) -> None:
-        """Forget connections whose calls have ended meanwhile, which closes them."""
+        """Forget dropped connections whose calls have ended, which closes them."""
         for background in list(self.left):
             if background.ended():
                 self.left.discard(background)
 
     def get(self, provider: str, connections: int = 0, verify: bool = False, file: str = "") -> Driver:
-        """The copy to open a connection with; loads one if there is none that will do.
+        """The copy to open a connection with; loads another one if no loaded one will do.
 
         Args:
-            provider: of the database.
-            connections: SQLite connections this process may come to have, if known.
+            provider: the database's.
+            connections: the number of SQLite connections that this process may come to have; 0: unknown.
             verify: whether the server's certificate is to be verified.
-            file: SQLite's, by its real path.
+            file: the SQLite file's real path.
         """
-        self.bury_dead()
+        self.forget_dead()
         if self.left:
             self.sweep()
         if provider == "sqlite":
@@ -174,9 +192,11 @@ class State:
                         self.driver = driver
         return driver
 
-    def bury_dead(self) -> None:
-        """Forget the copies whose descriptors were closed from outside, as a program does that makes itself a daemon.
-        Their connections are never used again, and never dropped either: see `Link.drop`."""
+    def forget_dead(self) -> None:
+        """Forget the copies whose descriptors other code has closed, as a program does that becomes a daemon.
+
+        Their connections are never used again, and never dropped either: see `Link.drop`.
+        """
         known = {driver for driver in (self.driver, self.verifying, *self.files.values()) if driver is not None}
         dead = {driver for driver in known if driver.watch.gone(surely=True)}
         if not dead:
@@ -186,21 +206,23 @@ class State:
             self.verifying = None if self.verifying in dead else self.verifying
             self.files = {file: driver for file, driver in self.files.items() if driver not in dead}
             self.loose -= dead
-            left, self.left = self.left, set()  # a few connections more than need be are never closed
+            left, self.left = self.left, set()  # this keeps a few more connections open than necessary
         never_close((dead, left))
 
     def _for_file(self, file: str, connections: int) -> Driver:
+        """The copy for a SQLite file. A file in use stays with its copy: see the module's docstring."""
         open_now = [link for link in self.linked() if link.provider == "sqlite" and link.conn is not None]
-        wanted = min(max(len(open_now) + connections + 1, SQLITE_WORKERS), SQLITE_WORKERS_LIMIT)
+        workers = min(max(len(open_now) + connections + 1, SQLITE_WORKERS), SQLITE_WORKERS_LIMIT)
         driver = self.files.get(file)
-        if driver is None or (driver.workers < wanted and not self._in_use(driver)):
-            if self.driver is None or self.driver.workers < wanted:
-                self.driver = _load(wanted, False, self.driver)
-            driver = self.files[file] = self.driver
-        return driver
+        if driver is not None and (driver.workers >= workers or self._in_use(driver)):
+            return driver
+        if self.driver is None or self.driver.workers < workers:
+            self.driver = _load(workers, False, self.driver)
+        self.files[file] = self.driver
+        return self.driver
 
     def _in_use(self, driver: Driver) -> bool:
-        """May anything of SQLite's be open with this copy, or about to be? Rather too often than once too seldom."""
+        """May this copy have a SQLite file open, or be about to open one? False positives are safe; a miss is not."""
         return (
             len(self.opens) > 1
             or bool(self.left)
@@ -208,9 +230,9 @@ class State:
             or any(link.driver is driver and link.conn is not None for link in self.linked())
         )
 
-    def linked(self) -> list[Link]:
-        """Every link there is. Walking a weak set fails when another thread opens or drops a link meanwhile; copying
-        the references is one step of the interpreter."""
+    def linked(self) -> list[OpenConnection]:
+        """Every open connection. Iterating a weak set fails when another thread opens or drops one meanwhile, so the
+        references are copied first, which is one step of the interpreter."""
         references: Any = self.links
         return [link for reference in list(references.data) if (link := reference()) is not None]
 
@@ -227,18 +249,18 @@ def _load(wanted: int, verify: bool, present: Driver | None) -> Driver:
     chosen = os.environ.get("TOKIO_WORKER_THREADS", "")
     if chosen.isdigit() and int(chosen):
         workers = int(chosen)
-        if present is not None:  # another copy would get no more: the user has decided
+        if present is not None:  # the user has set the number: another copy would get no more
             return present
     else:
         workers = _processors()
         if wanted:
-            # room to grow: the next connections should not need another copy
+            # some more, so that the next connections need no other copy
             workers = max(workers, min(max(SQLITE_WORKERS, wanted + wanted // 4), SQLITE_WORKERS_LIMIT))
     atexit.unregister(settle)
-    atexit.register(settle)  # last registered runs first: before hooks of whoever was there earlier
+    atexit.register(settle)  # the hook registered last runs first: before the program's earlier hooks
     ask_for(DESCRIPTORS)
-    with no_fork():  # in a child that was forked meanwhile the environment would stay as it is only for that moment
-        with _Environment("RUST_LOG", "off"):  # it would print database errors on stderr; they are raised anyway
+    with no_fork():  # a child forked meanwhile would keep the environment that is meant for this moment
+        with _Environment("RUST_LOG", "off"):  # else it prints database errors on stderr
             module = private_library.load(verify)
         return Driver(module, workers, verify)
 
@@ -272,7 +294,7 @@ os.register_at_fork(after_in_child=_forked_in_child)
 
 
 def _sockets_of(own: State) -> set[sockets.Descriptor]:
-    """All sockets of its runtimes; for want of a descriptor to look with, those that are known of its connections."""
+    """All sockets of its runtimes. Where no descriptor is free to look with: those that its connections know of."""
     found = {link.socket for link in own.linked() if link.socket is not None}
     for driver in own.drivers():
         try:
@@ -283,10 +305,10 @@ def _sockets_of(own: State) -> set[sockets.Descriptor]:
 
 
 def settle(timeout: float = 5.0) -> None:
-    """Bring the core to rest before the interpreter exits; may be called again.
+    """Bring the driver to rest before the interpreter exits. May be called again.
 
-    A worker thread that comes back to Python while the interpreter is finalised aborts the whole process. So:
-    no new calls begin, the sockets of those in flight are shut down, and we wait until they have ended.
+    A worker thread that comes back to Python while the interpreter is finalised aborts the whole process. So no new
+    calls begin, the sockets of the calls in flight are shut down, and we wait until those calls have ended.
 
     Args:
         timeout: seconds at most. A SQLite statement that takes longer cannot be ended.
@@ -296,19 +318,23 @@ def settle(timeout: float = 5.0) -> None:
     exit_guard.exit_begins()
     if not own.drivers():
         return
-    deadline = time.monotonic() + timeout
-    unsettled = [link for link in own.linked() if link.conn is not None and (link.busy or link.doubtful)]
     own.sweep()
-    if unsettled or own.opens or own.loose or own.left:
-        for descriptor in _sockets_of(own):
-            sockets.shut_down(descriptor)
-        for link in unsettled:
-            link.wait_for_end(max(0.0, deadline - time.monotonic()))
-        for background in list(own.left):
-            background.ended(max(0.0, deadline - time.monotonic()))
-        while own.opens and time.monotonic() < deadline:
-            time.sleep(0.001)
-    if own.loose or unsettled or own.left or time.monotonic() - own.asyncio_used < _ASYNCIO_TAIL:
+    running = [link for link in own.linked() if link.conn is not None and (link.busy or link.doubtful)]
+    if running or own.opens or own.loose or own.left:
+        _end_calls(own, running, time.monotonic() + timeout)
+    if running or own.loose or own.left or time.monotonic() - own.asyncio_used < _ASYNCIO_TAIL:
         time.sleep(_TAIL_PAUSE)
     own.loose.clear()
     own.left.clear()
+
+
+def _end_calls(own: State, running: list[OpenConnection], deadline: float) -> None:
+    """Shut all sockets down, then wait for the calls on connections, on dropped connections, and the opens."""
+    for descriptor in _sockets_of(own):
+        sockets.shut_down(descriptor)
+    for link in running:
+        link.wait_for_end(max(0.0, deadline - time.monotonic()))
+    for background in list(own.left):
+        background.ended(max(0.0, deadline - time.monotonic()))
+    while own.opens and time.monotonic() < deadline:
+        time.sleep(0.001)

@@ -1,8 +1,8 @@
-"""Where daemon threads wait for the end of the world.
+"""At interpreter exit, daemon threads of the user's are stopped in our calls instead of raising errors.
 
-When the interpreter exits, pools stop and calls in flight are cut off. A daemon thread of the user's would see that
-as an error and print a traceback nobody asked for; it is stopped where it is instead, as the interpreter itself does
-with daemon threads a moment later. Other threads have ended by then, and the main thread gets its error.
+When the interpreter exits, pools stop and calls in flight are cut off. A daemon thread of the user's would see an
+error and print a traceback. So it blocks for ever instead, as the interpreter itself makes daemon threads do a moment
+later. All other threads have ended by then, and the main thread gets its error.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from _thread import allocate_lock
 
-THREAD_PREFIX = "mppool-"  # our own threads' names begin so; they have work to do until the very end
+THREAD_PREFIX = "mppool-"  # of our own threads' names; these work until the end
 
 exiting = False
 
@@ -21,7 +21,7 @@ def exit_begins() -> None:
 
 
 def block_if_exiting() -> None:
-    """Return at once in normal times; for a user's daemon thread at exit, never."""
+    """Block a daemon thread of the user's for ever at exit; otherwise return at once."""
     if not exiting:
         return
     thread = threading.current_thread()

@@ -1,28 +1,24 @@
-"""A stand-in for an event loop: it drives one coroutine on the calling thread, and lets other threads run
-meanwhile.
+"""A stand-in for an event loop: `drive` runs one coroutine on the calling thread, and lets other threads run meanwhile.
 
-The core's own blocking calls hold the interpreter's lock until the database answers, so every thread stops.
-Its coroutines do not: they run on the core's worker threads and need of "the running loop" only two things,
-``create_future()`` (something to yield while there is nothing to do) and ``call_soon_threadsafe()`` (to say
-"send to me again"). Both are given here without a loop: a wake-up is an item in a queue, and the caller
-sleeps on that queue. Whatever wakes the driver, it sends to the coroutine once more; a needless send costs a
-microsecond and changes nothing, so wake-ups may come early, late, twice, or from a call that was given up
-long ago.
+The driver's own blocking calls hold the interpreter's lock until the database answers, so every thread stops. Its
+coroutines do not: they run on the driver's worker threads. Of "the running loop" they need only two things:
+``create_future()`` (something to yield while there is nothing to do) and ``call_soon_threadsafe()`` (to say "send to
+me again"). The stand-in provides both without a loop: a wake-up is an item in a queue, and the caller sleeps on that
+queue. After any wake-up, `drive` sends to the coroutine once more. A needless send costs a microsecond and changes
+nothing, so wake-ups may come early, late, twice, or from a call that was given up long ago.
 
-Three details carry the weight:
+Three details matter:
 
-- **A coroutine may yield None.** The core was then woken between its poll and the making of the future;
-  nobody will ever wake us for that step. It must simply be sent to again: a driver that waited would hang for
-  ever.
-- **The wake-up is pure C.** It comes from a worker thread that holds the interpreter's lock for this one
-  call. If it were a Python function the interpreter could switch threads inside it, and at exit a worker
-  caught without the lock aborts the process. `SimpleQueue.put` is C from end to end, never blocks, and
-  happens to take the two arguments ``(callback, future)`` as ``(item, block)``. `create_future` is C for the
-  same reason of time.
-- **The loop is a per-call object**, so a late wake-up for an abandoned call lands in a queue nobody reads.
+- **A coroutine may yield None.** The driver was then woken between its poll and the making of the future, and no
+  wake-up will come for that step. `drive` must send again at once; waiting here would hang for ever.
+- **The wake-up is pure C.** It comes from a worker thread that holds the interpreter's lock for this one call. In a
+  Python function the interpreter could switch threads, and at exit a worker without the lock aborts the process.
+  `SimpleQueue.put` is C from end to end, never blocks, and takes the two arguments ``(callback, future)`` as ``(item,
+  block)``. `create_future` is C for speed.
+- **The stand-in is made for each call**, so a late wake-up for an abandoned call lands in a queue that nothing reads.
 
-What it does not promise: a coroutine that awaits anything else (a timer, a socket, another task) would be
-sent to in vain for ever, so only the core's coroutines, and ours that await nothing else, may be driven.
+A coroutine that awaits anything else (a timer, a socket, another task) would be sent to in vain for ever. So `drive`
+is only for the driver's coroutines, and for ours that await nothing else.
 """
 
 from __future__ import annotations
@@ -39,12 +35,12 @@ __all__ = ["Background", "drive"]
 
 T = TypeVar("T")
 
-# Stands for "a future": the core iterates it once and yields what comes out. Anything but None means "wait".
+# Stands for "a future": the driver iterates it once and yields what comes out. Anything but None means "wait".
 _WAIT = ("wait",)
 
 
 class _StandIn:
-    """What the core sees as the running loop."""
+    """The running loop, as the driver sees it."""
 
     __slots__ = ("call_soon_threadsafe", "create_future")
 
@@ -56,12 +52,11 @@ class _StandIn:
 def drive(coroutine: Coroutine[Any, Any, T], timeout: float | None = None) -> T:
     """Run ``coroutine`` to its end on this thread and return its result.
 
-    Works on any thread, also inside a running event loop (which stands still meanwhile, as with any blocking
-    call).
+    Works on any thread, also inside a running event loop, which stands still meanwhile, as with any blocking call.
 
     Args:
-        coroutine: one of the core's, or one of ours that awaits only those.
-        timeout: seconds until it is closed and given up; None: for ever. The database goes on with a call
+        coroutine: one of the driver's, or one of ours that awaits only the driver's.
+        timeout: seconds until the coroutine is closed and given up; None: no limit. The database continues a call
             that was given up.
 
     Raises:
@@ -77,7 +72,7 @@ def drive(coroutine: Coroutine[Any, Any, T], timeout: float | None = None) -> T:
         coroutine.close()
         raise TimeoutError(f"no answer from the database within {timeout:g} seconds") from None
     except BaseException:
-        coroutine.close()  # whatever it held must see the end; a no-op when the error was its own
+        coroutine.close()  # what it holds must be released; does nothing when the error was its own
         block_if_exiting()
         raise
 
@@ -102,9 +97,9 @@ def _advance(coroutine: Any, loop: Any, wake_ups: SimpleQueue[Any], deadline: fl
 
 
 class Background:
-    """A coroutine of the core's that was begun and left alone; one may ask whether it has ended.
+    """A coroutine of the driver's that was begun and left alone; `ended` tells whether it has ended.
 
-    The core's call runs to its end by itself. What it holds is let go only when somebody asks and it has.
+    The driver's call ends by itself. What it holds is released when `ended` is called after that.
     """
 
     __slots__ = ("_coroutine", "_loop", "_wake_ups")
@@ -116,7 +111,7 @@ class Background:
         self.ended()  # the first send begins it
 
     def ended(self, timeout: float = 0.0) -> bool:
-        """Has it ended, however? Waits up to so many seconds for it."""
+        """Has it ended, with a result or an error? Waits up to ``timeout`` seconds for that."""
         if self._coroutine is None:
             return True
         try:
@@ -124,6 +119,6 @@ class Background:
         except Empty:
             return False
         except Exception:
-            pass  # the database's error; the end is all that was asked for
+            pass  # the database's error: only the end matters here
         self._coroutine = None
         return True

@@ -1,7 +1,8 @@
-"""Private copies of pysqlx-core's library: each is loaded as a library of its own, whoever else has loaded the file.
+"""Private copies of the driver's library. The operating system takes each for another library, even where the installed
+file has been loaded as well.
 
-On Linux a copy is a file in memory; elsewhere, or where such files may not be executed, one on disk that is
-unlinked as soon as it is loaded. Why there are copies, `drivers` tells; this is how.
+On Linux a copy is a file in memory. Elsewhere, or where such files may not be executed, it is a file on disk that is
+unlinked as soon as it has been loaded. `drivers` says why there are copies.
 """
 
 from __future__ import annotations
@@ -22,19 +23,18 @@ __all__ = ["load", "make_spare"]
 # OpenSSL inside the library, and the code that looks for a bundle on its behalf, ask the environment for this name.
 # The other one has as many letters, so that it fits in its place.
 BUNDLE, OUR_BUNDLE = b"SSL_CERT_FILE", b"MPPOOL_CAFILE"
-# Loading makes a module known by its name at once. It is not the installed one's name: whoever imports that then would
-# get ours. The library insists on the last part of it.
+# Loading registers a module under its name at once. With the installed module's name, an import of that at the same
+# moment would get ours. The library requires the last part of the name.
 _NAME = "mppool.copy.pysqlx_core"
-_spare: Owned | None = None  # a copy that nobody has loaded here; children inherit it
-_copies = 0  # over all forks: a path must never come twice, both Python and the linker remember libraries by path
+_spare: Owned | None = None  # a copy that this process has not loaded; children inherit it
+_copies = 0  # over all forks: no path may be used twice, for Python and the linker remember libraries by path
 
 
 def load(verify: bool) -> Any:
     """A new copy, loaded.
 
     Args:
-        verify: whether it is to know the system's certificate authorities. Without them it can verify no server,
-            so it must only be used where none is to be verified.
+        verify: whether the copy knows the system's certificate authorities. Without them it cannot verify a server.
 
     Raises: ImportError.
     """
@@ -56,18 +56,18 @@ def load(verify: bool) -> Any:
 
 
 def make_spare() -> None:
-    """Before a fork: have a copy ready that the children load, each for itself, and share the memory of."""
+    """Before a fork: prepare a copy. Each child loads it for itself, and all share its memory."""
     global _spare
     if _spare is None or not _spare.is_ours():
         try:
             _spare = Owned(_in_memory(verify=False))
         except (OSError, AttributeError, ImportError):
-            pass  # then each makes its own
+            pass  # then each child makes its own
 
 
 def _take_spare() -> int | None:
-    """The spare copy's descriptor, now the caller's; None: there is none, or it was closed from outside (a daemon
-    closes all that it inherited) and the number may be another file's by now."""
+    """The spare copy's descriptor, which the caller must close. None: there is none, or other code has closed it (a
+    daemon closes what it inherited), and the number may be another file's by now."""
     global _spare
     spare, _spare = _spare, None
     return spare.fd if spare is not None and spare.is_ours() else None
@@ -119,7 +119,7 @@ def _fill(copy: int, verify: bool) -> None:
 
 @lru_cache(maxsize=4)
 def _places(original: str) -> tuple[int, ...]:
-    """Where the library names the variable."""
+    """The offsets at which the library has the variable's name."""
     with open(original, "rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as data:
         return tuple(found.start() for found in re.finditer(re.escape(BUNDLE), data))
 

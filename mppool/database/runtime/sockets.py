@@ -1,9 +1,8 @@
-"""Which sockets belong to the core: exactly those that its runtime's epoll instance watches.
+"""The driver's sockets: exactly those that its runtime's epoll instance watches.
 
-The core never tells its file descriptors. Linux does: ``/proc/self/fdinfo`` of an epoll descriptor lists each
-descriptor it watches with its inode, so a number that was closed and used again is recognised. Elsewhere
-there is no such list; the process's sockets to the database's port are taken instead, which may include
-another driver's.
+The driver does not expose its file descriptors. Linux does: ``/proc/self/fdinfo`` of an epoll descriptor lists each
+descriptor that it watches with its inode, so a number that was closed and used again is recognised. Elsewhere there is
+no such list. The process's sockets to the database's port are taken instead, which may include another driver's.
 """
 
 from __future__ import annotations
@@ -16,14 +15,16 @@ import stat
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from time import monotonic
+from time import monotonic, sleep
 
 from mppool.shared.descriptors import Lost, Owned, OwnedSocket, never_close, told, unlike_any
+from mppool.shared.tcp_state import peer_ended
 
 __all__ = ["Endings", "Twin", "Watch", "is_open", "keep_alive", "lent", "local_port", "shut_down"]
 
 _WATCHED = re.compile(r"tfd:\s*(\d+)\s+events:\s*([0-9a-f]+).*?ino:\s*([0-9a-f]+)")
-_EDGE_TRIGGERED = 1 << 31  # the core's runtime asks for it, asyncio and uvloop do not
+LOOK_EVERY = 0.01  # seconds
+_EDGE_TRIGGERED = 1 << 31  # the driver's runtime asks for it, asyncio and uvloop do not
 
 Descriptor = tuple[int, int]  # number, inode
 
@@ -50,7 +51,7 @@ def _watched(epoll: int) -> list[tuple[int, int, bool]]:
 
 
 def is_open(descriptor: Descriptor) -> bool:
-    """Is this number still the very socket it was?"""
+    """Is this number still the same socket?"""
     try:
         status = os.fstat(descriptor[0])
     except OSError:
@@ -60,7 +61,7 @@ def is_open(descriptor: Descriptor) -> bool:
 
 @contextmanager
 def lent(descriptor: Descriptor) -> Iterator[socket.socket]:
-    """The driver's socket as Python's, for a moment. It costs no descriptor. Raises: Lost: it is not open any more."""
+    """For a ``with`` block, the driver's socket as a Python socket. Needs no descriptor. Raises: Lost: it is closed."""
     if not is_open(descriptor):
         raise Lost(descriptor[0])
     borrowed = socket.socket(fileno=descriptor[0])
@@ -71,7 +72,7 @@ def lent(descriptor: Descriptor) -> Iterator[socket.socket]:
 
 
 def shut_down(descriptor: Descriptor, how: int = socket.SHUT_RDWR) -> None:
-    """End the conversation on this socket for everybody who shares it; a call in flight fails at once."""
+    """Shut this socket down, in all processes that share it. A call in flight fails at once."""
     try:
         with lent(descriptor) as borrowed:
             borrowed.shutdown(how)
@@ -89,7 +90,7 @@ def local_port(descriptor: Descriptor) -> int | None:
     return name[1] if isinstance(name, tuple) and len(name) >= 2 else None
 
 
-KEEP_ALIVE = (  # seconds until a probe on a connection that nobody uses, and then from one to the next; how many
+KEEP_ALIVE = (  # seconds until the first probe of an idle connection; seconds between probes; their number
     ("TCP_KEEPIDLE", 60),
     ("TCP_KEEPINTVL", 60),
     ("TCP_KEEPCNT", 120),
@@ -97,10 +98,10 @@ KEEP_ALIVE = (  # seconds until a probe on a connection that nobody uses, and th
 
 
 def keep_alive(descriptor: Descriptor) -> None:
-    """Have the kernel say something now and then on an idle connection, so that no firewall forgets it.
+    """Have the kernel probe an idle connection, so that no firewall forgets it.
 
-    So many probes may stay without an answer that the kernel gives a connection up as late as it would have: its word
-    would pass for the server's, which counts the connection still.
+    The kernel closes a connection after 120 probes without an answer, which is as late as it would without probes. An
+    earlier close would look like the server's, while the server still counts the connection.
     """
     try:
         with lent(descriptor) as ours:
@@ -114,8 +115,8 @@ def keep_alive(descriptor: Descriptor) -> None:
 
 
 class Twin:
-    """A second descriptor of a connection's socket, made before the driver closes its own: with it one can hang up,
-    and be told when the server has ended its side too, which is when the connection no longer counts there.
+    """A second descriptor of a connection's socket, made before the driver closes its own. It can shut the connection
+    down, and it tells when the server has ended its side. From then on the server no longer counts the connection.
 
     Raises: OSError: there is no free descriptor.
     """
@@ -133,15 +134,17 @@ class Twin:
             pass  # the server was faster
 
     def ended(self, timeout: float) -> bool:
-        """Wait for the server's end, so many seconds at most. Only once the driver has let go: what comes until then
-        is read and thrown away."""
+        """Wait up to ``timeout`` seconds until the server has ended its side. Call it only after the driver has closed
+        its own descriptor, for it reads and discards what the server still sends."""
         deadline = monotonic() + timeout
         poll = select.poll()
         try:
             poll.register(self._socket.use(), select.POLLIN)
             while (left := deadline - monotonic()) > 0:
                 if poll.poll(left * 1000) and not self._socket.use().recv(65536):
-                    return True
+                    if peer_ended(self._socket.use()):
+                        return True
+                    sleep(min(left, LOOK_EVERY))  # our side is shut down for reading: nothing tells of the server's
         except OSError:
             return True  # it was reset, or closed from outside
         return False
@@ -151,8 +154,8 @@ class Twin:
 
 
 class Endings:
-    """Tells when a server has ended its side of a connection that nobody asks anything just now. Readable then, where
-    there is epoll and it is prepared; else one has to look."""
+    """Tells when a server has ended its side of an idle connection. Where there is epoll, and `prepare` was called, its
+    descriptor is readable then; elsewhere call `among` from time to time."""
 
     __slots__ = ("_epoll", "_owned")
 
@@ -161,10 +164,11 @@ class Endings:
         self._owned: Owned | None = None
 
     def prepare(self, mark: int) -> None:
-        """From now on it can be slept on. Raises: OSError: there is no free descriptor.
+        """Make the epoll instance. Raises: OSError: there is no free descriptor.
 
         Args:
-            mark: a descriptor of our own, with an inode of its own, which no other epoll watches: all are alike else.
+            mark: a descriptor of our own, with an inode of its own, which no other epoll instance watches; without it
+                all epoll instances would look alike.
         """
         if sys.platform == "linux":
             self._epoll = select.epoll()
@@ -183,15 +187,15 @@ class Endings:
         return self._epoll
 
     def watch(self, descriptor: Descriptor) -> None:
-        """Tell, once, when this one ends."""
+        """Tell once, when the server ends this connection."""
         if (epoll := self._use()) is not None:
             try:
                 epoll.register(descriptor[0], select.EPOLLRDHUP | select.EPOLLONESHOT)
             except OSError:
-                pass  # for want of memory: it is looked at now and then
+                pass  # no memory: `among` finds its end
 
     def forget(self, descriptor: Descriptor) -> None:
-        """It is about to be closed by us."""
+        """We are about to close this connection."""
         if (epoll := self._use()) is not None:
             try:
                 epoll.unregister(descriptor[0])
@@ -199,14 +203,13 @@ class Endings:
                 pass  # it was never watched
 
     def hear(self) -> None:
-        """Before looking, so that what comes later is told again."""
+        """Call this before `among`, so that later ends make the descriptor readable again."""
         if (epoll := self._use()) is not None:
             epoll.poll(0)
 
     @staticmethod
     def among(descriptors: Iterable[Descriptor]) -> set[Descriptor]:
-        """Those of which the server has ended its side; none of what it said before is read. The driver may have
-        noticed, and closed its own side."""
+        """Those of which the server has ended its side, or that the driver has closed. Reads nothing from them."""
         poll, watched, ended = select.poll(), {}, set()
         for descriptor in descriptors:
             if is_open(descriptor):
@@ -223,20 +226,22 @@ class Endings:
 
 
 class Watch:
-    """The sockets of one runtime. Make one just before the runtime starts, then call `started` just after."""
+    """The sockets of one runtime. Make a `Watch` just before the runtime starts, and call `started` just after."""
 
     __slots__ = ("_before", "_epoll", "_gone", "_guard", "_waker", "ports")
 
     def __init__(self) -> None:
         self._epoll: int | None = None
-        self._waker: Owned | None = None  # what the runtime is woken by
-        self._guard: Owned | None = None  # ours, and looked at by one system call: it stands for all the runtime has
+        self._waker: Owned | None = None  # the descriptor that wakes the runtime
+        self._guard: Owned | None = (
+            None  # a descriptor of ours, checked by one system call in place of all of the runtime's
+        )
         self._gone = False
         self._before: set[Descriptor] = _epolls() if sys.platform == "linux" else set()
         self.ports: set[int] = set()  # where there is no epoll: the databases' ports
 
     def started(self) -> None:
-        """Find the epoll instance that has come since. Raises: OSError: there is no free descriptor to look with."""
+        """Find the epoll instance that is new. Raises: OSError: there is no free descriptor to look with."""
         if sys.platform == "linux":
             self._epoll = min((fd for fd, _ in _epolls() - self._before), default=None)
             self._guard = Owned(unlike_any())
@@ -244,11 +249,11 @@ class Watch:
                 self._waker = next((Owned(fd) for fd, _, _ in _watched(self._epoll)), None)
 
     def gone(self, *, surely: bool = False) -> bool:
-        """Whether the runtime's descriptors were closed from outside. It is dead then, and must not even be dropped: it
-        would close the numbers.
+        """Has other code closed the runtime's descriptors? Then the runtime is dead, and must not even be dropped: it
+        would close the files that have the numbers now.
 
         Args:
-            surely: by more than one system call, so that it is noticed, too, when not everything was closed.
+            surely: use more than one system call, which also finds out where only some were closed.
         """
         if self._guard is not None and not self._gone:
             self._gone = not self._guard.may_be_ours() or (
@@ -257,8 +262,8 @@ class Watch:
         return self._gone
 
     def took_away(self, descriptor: Descriptor) -> bool:
-        """Whether this one, which is not open any more, was closed from outside, and not by the driver: that takes it
-        off the epoll instance first. Raises: OSError: there is no free descriptor to look with."""
+        """Was this descriptor, which is closed, closed by other code? The driver takes it off its epoll instance before
+        it closes it. Raises: OSError: there is no free descriptor to look with."""
         return self.gone(surely=True) or descriptor in self._candidates()
 
     def sockets(self) -> set[Descriptor]:

@@ -1,12 +1,12 @@
-"""The order of a result's columns, read off the statement: the core hands rows over as hash maps and forgets it.
+"""The order of a result's columns, read from the statement: the driver returns rows as hash maps, without an order.
 
 `selected` names the columns of a statement's select list (or RETURNING list) as far as their names are certain, by
-each database's rules and with the core's changes to duplicates; `arranged` compares that with the columns that came.
-Only a full match is an order; anything else (``*``, two columns whose names cannot be told, a name that the
-database spells otherwise) gives alphabetical order. So an error in reading a statement costs the order and never
-makes a wrong one: a name would have to be taken for another column's and that one's for its own.
+each database's rules and with the driver's changes to duplicates. `arranged` compares these names with the columns of
+the result. Only a full match is an order; anything else (``*``, two columns whose names are unknown, a name that the
+database spells otherwise) gives alphabetical order. So a statement read wrongly loses its order, but never gets a
+wrong one: for that, two columns would have to be taken for each other.
 
-What it does not do: SQL Server, statements without a list (VALUES, CALL, PRAGMA), a list in parentheses.
+Not read: SQL Server, statements without a list (VALUES, CALL, PRAGMA), and a list in parentheses.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from collections.abc import Collection, Iterator
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from mppool.database.sql import statements
+from mppool.database.sql.lexer import token_at
+from mppool.database.sql.statements import CACHED_LENGTH
 
 __all__ = ["arranged", "in_order", "selected"]
 
@@ -54,7 +55,7 @@ _OPEN = re.compile(r".*[wqsngbE][wqs]")  # ends in an alias or in the rest of th
 # PostgreSQL: a function's name, or a column's, also through casts to types of one word
 _NAMED = re.compile(rf"(?P<name>{_DOTTED})(?:g(?:WGg)?(?:Fg)?(?:O[gwq])?)?b*(?:c[wq](?:d[wq])*g?b*)*")
 
-_NUMERIC = re.compile(r"[-+.]?\d|[-+]?(?:inf|infinity|nan)\Z", re.IGNORECASE)  # the core gives such names another
+_NUMERIC = re.compile(r"[-+.]?\d|[-+]?(?:inf|infinity|nan)\Z", re.IGNORECASE)  # the driver gives such names another
 _CLOSING = {"(": ")", "[": "]"}
 _LOWER = str.maketrans("ABCDEFGHIJKLMNOPQRSTUVWXYZ", "abcdefghijklmnopqrstuvwxyz")
 _POSTGRESQL_NAME = 63  # bytes; the server cuts longer ones
@@ -77,15 +78,15 @@ class _Unreadable(Exception):
 
 
 def selected(provider: str, sql: str) -> Names | None:
-    """The names of the columns of the statement's result, in order, as the core will name them.
+    """The names of the result's columns, in order, as the driver will name them.
 
-    Returns None when they cannot be told. One name may be None; it is then the remaining one.
+    Returns None where they are not certain. One name may be None: it is then the remaining column's.
     """
-    return _remembered(provider, sql) if len(sql) <= statements.CACHED_LENGTH else _selected(provider, sql)
+    return _remembered(provider, sql) if len(sql) <= CACHED_LENGTH else _selected(provider, sql)
 
 
 def arranged(names: Names | None, came: Collection[str]) -> Collection[str]:
-    """The columns that came: in the order of ``names`` if these are exactly those, else in alphabetical order."""
+    """The result's columns: in the order of ``names`` if these are the same columns, else in alphabetical order."""
     if names is None or len(names) != len(came):
         return sorted(came)
     if None not in names:
@@ -100,13 +101,13 @@ def arranged(names: Names | None, came: Collection[str]) -> Collection[str]:
 
 
 def _might_be(left: str, names: Names) -> bool:
-    """Might this be one of the names we know, spelled otherwise or numbered as a duplicate of the unknown one?"""
+    """Could this column be one of the known names, spelled otherwise, or numbered as a duplicate?"""
     base, _, number = left.rpartition("_")
     return (number.isdecimal() and base in names) or left.lower() in {name.lower() for name in names if name}
 
 
 def in_order(names: Names | None, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The same rows with their keys arranged; the list is used again, each old row goes when its new one is made."""
+    """The same rows with their keys arranged. The list is reused; each old row is freed when its new one is made."""
     if rows and len(rows[0]) > 1:
         order = dict.fromkeys(arranged(names, rows[0]))
         for index, row in enumerate(rows):
@@ -129,7 +130,7 @@ def _selected(provider: str, sql: str) -> Names | None:
     spelled = provider != "postgresql" and sources != {"alias"}
     if spelled and len({name.lower() for name in known}) < len(set(known)):
         return None
-    # one remaining name is the remaining column's only if the others are different and beyond doubt
+    # one unknown name is the remaining column's only if the others are different and certain
     doubtful = len(set(known)) < len(known) or "text" in sources
     if len(known) < len(names) - (0 if doubtful else 1):
         return None
@@ -141,7 +142,7 @@ _remembered = lru_cache(maxsize=1024)(_selected)
 
 
 def _as_core_names_them(names: list[str | None]) -> Iterator[str | None]:
-    """Whatever is there already gets a number: that of the duplicate, over all names of the row."""
+    """A name that is there already gets a number: that of the duplicate, counted over all names of the row."""
     seen: set[str | None] = set()
     duplicates = 0
     for name in names:
@@ -153,12 +154,12 @@ def _as_core_names_them(names: list[str | None]) -> Iterator[str | None]:
 
 
 def _tokens(provider: str, sql: str) -> Iterator[_Token]:
-    """What the lexer of statements finds, without space and comments."""
+    """The lexer's tokens, without space and comments."""
     quotes = "`" if provider == "mysql" else '"`['
     at, end = 0, len(sql)
     while at < end:
         start = at
-        token, at = statements.token_at(provider, sql, at)
+        token, at = token_at(provider, sql, at)
         kind, text = token.lastgroup, token[0]
         if kind == "word":
             upper = text.upper()
@@ -257,7 +258,7 @@ def _verb(tokens: Iterator[_Token]) -> str:
 
 
 def _name(provider: str, sql: str, item: list[_Token], index: int) -> tuple[str | None, str]:
-    """The name that the database gives to this item, if it can be told, and whence: alias, column, text."""
+    """The name that the database gives to this item, or None; and its source: alias, column, text."""
     shape = "".join(token.kind for token in item)
     if _ALIASED.fullmatch(shape):
         return (None if shape[-1] == "s" and provider == "postgresql" else _certain(provider, item[-1])), "alias"
@@ -273,7 +274,7 @@ def _name(provider: str, sql: str, item: list[_Token], index: int) -> tuple[str 
         named = _NAMED.fullmatch(shape)
         return (_certain(provider, item[named.end("name") - 1]) if named else None), "column"
     text = sql[item[0].start : item[-1].end]
-    # a placeholder is sent under another name, and a string or a comment is not always left as it is
+    # a placeholder is sent under another name, and strings and comments are not always left unchanged
     plain = not any(mark in text for mark in (":", "--", "/*", "#"))
     return (text if plain and shape != "s" and _is_usual(text) else None), "text"
 
@@ -293,5 +294,5 @@ def _certain(provider: str, token: _Token) -> str | None:
 
 
 def _is_usual(name: str) -> bool:
-    """Does the core leave this name as it is, and the database too?"""
+    """Do the driver and the database leave this name unchanged?"""
     return bool(name) and name == name.strip() and name != "?column?" and not _NUMERIC.match(name)

@@ -1,8 +1,7 @@
-"""What `LOG_CONFIG` shows of statements; loaded with the database layer, costs nothing while both switches
-are off.
+"""The log of statements, as `LOG_CONFIG` says. It costs nothing while both switches are off.
 
-Logger ``mppool.sql``: INFO, the statement and its parameters as sent; DEBUG, the statement with its
-parameters written in, which is an aid to the eye and not what is sent.
+Logger ``mppool.sql``: at INFO, the statement and its parameters as sent; at DEBUG, the statement with its parameters
+written into the text, which is easier to read and is not what is sent.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ _logger = logging.getLogger("mppool.sql")
 
 
 def log(provider: str, parsed: Parsed, statement: Any, parameters: dict[str, Any] | None) -> None:
-    """Log one statement as the switches say."""
+    """Log one statement, as far as the switches say."""
     if LOG_CONFIG.PYSQLX_DEV_MODE and _logger.isEnabledFor(logging.DEBUG):
         values = parameters or {}
         sql = parsed.written_out(lambda name: _literal(values[name], provider) if name in values else f":{name}")

@@ -1,13 +1,13 @@
 """Parameter values: each is passed on so that it arrives exactly, or refused before anything is sent.
 
-The core binds by Python type. Left alone it narrows floats to 32 bits, drops what its encoding of a type has no room
-for (microseconds on SQLite and of times on MySQL, digits of decimals), and panics (past ``except Exception``) on an
-int outside 64 bits, a NaN decimal, most time zones, or JSON it does not like. Here is what holds for a Python type
-whatever it is bound to, and what SQLite and MySQL need; what a PostgreSQL column makes of it is in `postgres_types`.
+The driver binds by Python type. Without this module it narrows floats to 32 bits, drops what its encoding of a type
+has no room for (microseconds on SQLite, and of times on MySQL; digits of decimals), and panics (past ``except
+Exception``) on an int outside 64 bits, a NaN decimal, most time zones, and some JSON. This module holds the rules of
+each Python type for any target, and those of SQLite and MySQL. `postgres_types` has the rules of PostgreSQL's types.
 
-What it cannot know is the column: SQLite and MySQL convert what they store by their own rules, so a number that a
-column has no room for is rounded there, as it would be for a literal. SQLite's datetimes and times are the driver's,
-whole milliseconds, and cut to that here.
+The column is not known here. SQLite and MySQL convert stored values by their own rules, so they round a number that a
+column has no room for, as they would round a literal. SQLite's datetimes and times are the driver's: whole
+milliseconds; finer values are cut here.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from mppool import errors
 
 __all__ = ["Refused", "check", "convert", "refusal"]
 
-MAX_DEPTH = 120  # PostgreSQL's jsonb can be read back by the core to 127; 20,000 levels end the process
+MAX_DEPTH = 120  # PostgreSQL's jsonb can be read back by the driver to 127; 20,000 levels end the process
 _MIN, _MAX = -(2**63), 2**63 - 1
 _HIGHEST, _LOWEST = 131_071, -16_383  # a decimal's first and last digit, as powers of ten: PostgreSQL's limits
 
 
 class Refused(Exception):
-    """Why a value cannot be passed on: the type it should have become, and the reason."""
+    """A value cannot be passed on. The arguments: the type that it should have become, and the reason."""
 
 
 def check(value: Any) -> Any:
-    """A value of a known type as the core must be given it.
+    """A value of a known type as the driver must be given it.
 
     Raises:
         Refused: it would panic, or arrive as something else, in any database.
@@ -43,7 +43,7 @@ def check(value: Any) -> Any:
 
 
 def convert(name: str, value: Any, provider: str) -> Any:
-    """``value`` as the core must be given it so that it arrives unchanged.
+    """``value`` as the driver must be given it so that it arrives unchanged.
 
     Raises:
         ParameterInvalidValueError: it would not; ``details`` says why.
@@ -128,7 +128,7 @@ def _time(value: datetime.time) -> datetime.time:
 
 
 def _json(value: Any) -> Any:
-    """Refuse what JSON cannot hold; walks with a list of its own, so depth is no danger."""
+    """Refuse what JSON cannot hold. It walks with a list and does not recurse, so depth is no danger."""
     todo = [(value, 1)]
     while todo:
         item, depth = todo.pop()
@@ -181,13 +181,13 @@ def _array(value: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def _sqlite_datetime(value: datetime.datetime) -> datetime.datetime:
-    """The driver stores milliseconds since 1970; what is finer is cut, as by a column with fewer digits elsewhere."""
+    """The driver stores milliseconds since 1970; microseconds are cut, as a column with fewer digits would do."""
     moment = _datetime(value)
     return moment.replace(microsecond=moment.microsecond // 1000 * 1000)
 
 
 def _sqlite_time(value: datetime.time) -> int:
-    """Milliseconds since midnight, as the driver stores times; it would drop those of them that are no whole second."""
+    """Milliseconds since midnight, as the driver stores times; the driver itself would drop the milliseconds."""
     _time(value)
     return ((value.hour * 60 + value.minute) * 60 + value.second) * 1000 + value.microsecond // 1000
 
@@ -210,6 +210,6 @@ _BY_PROVIDER: dict[str, dict[type, Callable[[Any], Any]]] = {
         datetime.time: _sqlite_time,
         decimal.Decimal: _sqlite_decimal,
     },
-    # the core would drop a time's microseconds; its text is read exactly
+    # the driver would drop a time's microseconds; its text is read exactly
     "mysql": {**_CONVERTERS, datetime.time: lambda value: _time(value).isoformat()},
 }

@@ -1,4 +1,4 @@
-"""How a Python value goes into a PostgreSQL parameter of a known type: what is bound, and as what.
+"""How a Python value becomes a PostgreSQL parameter of a known type: the value to bind, and its cast.
 
 The driver writes a parameter in the binary form of its *Python* type, and the server reads those bytes as *its*
 type: an int in a float8 column becomes 2.5e-323. So each placeholder is written with a cast that fixes the type of
@@ -125,7 +125,7 @@ def _json_text(value: Any) -> str:
 
 
 def as_text(value: Any) -> str:
-    """What the server's parser reads as the value; it has passed its rule."""
+    """The text that the server's parser reads as this value, which has passed its rule."""
     kind = value.__class__
     if kind is str:
         return value  # type: ignore[no-any-return]
@@ -138,13 +138,13 @@ def as_text(value: Any) -> str:
     if kind is dict or kind is list:
         return _json_text(value)
     if kind is datetime.datetime and value.tzinfo is None:
-        # or the server would take it for one in the session's time zone; where it keeps no zone, this is ignored
+        # else the server would use the session's time zone; a type without time zone ignores the offset
         return value.isoformat() + "+00:00"  # type: ignore[no-any-return]
     return value.isoformat() if hasattr(value, "isoformat") else str(value)
 
 
 def _element(value: Any) -> str:
-    """As an element of an array's text form."""
+    """The value as an element in the text form of an array."""
     return '"' + as_text(value).replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 

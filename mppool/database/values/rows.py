@@ -1,12 +1,12 @@
 """Rows: one pydantic class per column signature, made once and kept in a bounded cache.
 
-A row holds the values exactly as the database driver gave them; nothing is validated or converted, because a
-column's type is guessed from the first row and SQLite may put anything into the next. So a row is not validated but
-put together: pydantic makes the class, and its instances get what a validated one would have. That costs a third,
-and is checked once a class against pydantic itself. Columns are in the order of the SELECT where it is known, see
-`columns`.
+A row holds the values exactly as the driver returned them. Nothing is validated or converted, because the driver
+guesses a column's type from the first row, and SQLite may store any type in the next. So pydantic makes the class,
+and we fill its instances with the state that validation would give them. That costs a third of validation, and is
+compared with pydantic's own result once for each class. Columns are in the order of the SELECT where it is known; see
+`mppool.database.sql.columns`.
 
-Importing this module imports pydantic, so the rest of the package imports it on the first row.
+Importing this module imports pydantic, so the rest of the package imports it when the first row arrives.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import decimal
 import uuid
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, create_model
 from pydantic_core import core_schema
@@ -42,9 +42,9 @@ Signature = tuple[tuple[str, str], ...]
 
 
 class _AsItIs:
-    """Marks a field whose type is told and not enforced: neither when a row is made nor when it is dumped.
+    """Marks a field whose type is documented but not enforced, neither when a row is made nor when it is dumped.
 
-    (`pydantic.SkipValidation` enforces it at the dump, by a warning and at the price of a Python call a value.)
+    (`pydantic.SkipValidation` enforces the type when the row is dumped: a warning, and a Python call for each value.)
     """
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> core_schema.CoreSchema:
@@ -56,21 +56,24 @@ class _AsItIs:
 
 
 class BaseRow(BaseModel):
-    """A row; also a base for your own models to pass as ``model=``.
+    """A row; also a base class for your own models, to be passed as ``model=``.
 
-    Columns are attributes. Where a column has the name of something a pydantic model has itself
-    (``model_dump``), or begins with an underscore, it is in ``model_dump()``, and the attribute is the
-    model's where both want it.
+    Columns are attributes. A column whose name begins with an underscore, or is the name of a pydantic model's own
+    attribute (``model_dump``), is in ``model_dump()``; the attribute of that name is the model's own.
     """
 
     model_config = ConfigDict(protected_namespaces=(), arbitrary_types_allowed=True)
+
+    if TYPE_CHECKING:  # columns are attributes that no type checker can know
+
+        def __getattr__(self, name: str) -> Any: ...
 
     def __str__(self) -> str:
         return repr(self)
 
 
 class _Row(BaseRow):
-    """What the classes made here have in common: they can be pickled although nobody can import them."""
+    """Base of the classes made here: their rows can be pickled although the classes cannot be imported."""
 
     @property
     def model_fields_set(self) -> set[str]:
@@ -90,7 +93,11 @@ def _rebuild(signature: Signature, values: dict[str, Any]) -> BaseRow:
 
 @lru_cache(maxsize=512)
 def row_class(signature: Signature) -> type[BaseRow]:
-    """The class for rows with these columns: names with the core's type names, in order."""
+    """The class for rows with these columns.
+
+    Args:
+        signature: each column's name and the driver's name for its type, in order.
+    """
     plain = {name: kind for name, kind in signature if not name.startswith("_") and not hasattr(BaseRow, name)}
     fields: dict[str, Any] = {
         name: (Annotated[_TYPES.get(kind, Any) | None, _AsItIs()], None) for name, kind in plain.items()
@@ -102,29 +109,30 @@ def row_class(signature: Signature) -> type[BaseRow]:
 
 
 class _OddRow(_Row):
-    """For columns that cannot be fields: they become extras, and harmless ones hide the method."""
+    """For columns that cannot be fields: they become extras. A harmless name hides the model's method."""
 
     model_config = ConfigDict(extra="allow")
 
     def model_post_init(self, context: Any, /) -> None:
         for name, value in (self.__pydantic_extra__ or {}).items():
             if not name.startswith(("_", "model_")):
-                self.__dict__[name] = value
+                vars(self)[name] = value
 
 
 @lru_cache(maxsize=512)
 def _maker(signature: Signature) -> Callable[[dict[str, Any]], Any]:
-    """What makes a row of a dict, whatever order that has."""
+    """A function that makes a row of a dict, whose keys may have any order."""
     cls = row_class(signature)
     validate = cls.__pydantic_validator__.validate_python
     sample = {name: None for name, _ in signature}
     try:
         make = _assembler(cls, sample)
-        same = _state(make(sample)) == _state(validate(sample))
+        if _state(make(sample)) == _state(validate(sample)):
+            return make
     except Exception:
-        same = False  # a pydantic that keeps its state elsewhere
-    # columns that are no fields are left to pydantic, and their order to us
-    return make if same else lambda row: validate(sample | row)
+        pass  # this version of pydantic keeps a model's state elsewhere
+    # pydantic handles columns that are no fields; we give it the order
+    return lambda row: validate(sample | row)
 
 
 _SLOTS = ("__dict__", "__pydantic_fields_set__", "__pydantic_extra__", "__pydantic_private__")
@@ -165,7 +173,7 @@ def all_rows(
 ) -> list[Any]:
     """``rows`` as ``model``, or as `BaseRow` with fields of these types in the order of ``names``.
 
-    The list is used again, so that each dict goes when its row has been made.
+    The list is reused, so that each dict is freed as soon as its row has been made.
     """
     make = _make(types, model, names)
     for index, row in enumerate(rows):

@@ -179,12 +179,12 @@ def test_a_proxy_that_asks_another_session(
 
 
 def test_a_proxy_that_forgets_in_another_session(conn: PySQLXEngineSync, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = binding.statements.make
+    real = binding.driver_statement.make
 
     def make(core: Any, provider: str, sql: str, values: Any) -> Any:
         return real(core, provider, "DEALLOCATE nothing" if sql.startswith("DEALLOCATE") else sql, values)
 
-    monkeypatch.setattr(binding.statements, "make", make)
+    monkeypatch.setattr(binding.driver_statement, "make", make)
     assert conn.query_first("SELECT :a::int AS a", {"a": 1}).a == 1
     assert conn.is_healthy()
 

@@ -1,46 +1,46 @@
-"""Verdicts: what each error of the databases says about the connection."""
+"""Error classes: what each error of the databases says about the connection."""
 
 from __future__ import annotations
 
 import pytest
 
-from mppool.database.connection.error_classes import Verdict, is_full, is_permanent, judge
+from mppool.database.connection.error_classes import Trust, classify, is_full, is_permanent
 from mppool.errors import ConnectError
 
-FINE, SUSPECT, DOUBTFUL = Verdict.FINE, Verdict.SUSPECT, Verdict.DOUBTFUL
+GOOD, SUSPECT, DOUBTFUL = Trust.GOOD, Trust.SUSPECT, Trust.DOUBTFUL
 
 
 @pytest.mark.parametrize(
-    ("provider", "code", "message", "verdict"),
+    ("provider", "code", "message", "trust"),
     [
-        ("postgresql", "42P01", 'relation "x" does not exist', FINE),
-        ("postgresql", "57014", "canceling statement due to statement timeout", FINE),
-        ("postgresql", "55P03", "canceling statement due to lock timeout", FINE),
-        ("postgresql", "25P02", "current transaction is aborted", FINE),
+        ("postgresql", "42P01", 'relation "x" does not exist', GOOD),
+        ("postgresql", "57014", "canceling statement due to statement timeout", GOOD),
+        ("postgresql", "55P03", "canceling statement due to lock timeout", GOOD),
+        ("postgresql", "25P02", "current transaction is aborted", GOOD),
         ("postgresql", "57P01", "FATAL: terminating connection due to administrator command", SUSPECT),
         ("postgresql", "08006", "connection failure", SUSPECT),
         ("postgresql", "0", "The server terminated the connection.", DOUBTFUL),
         ("postgresql", "0", "Error querying the database: unexpected message from server", SUSPECT),
         ("postgresql", "0", "Error creating a database connection.", SUSPECT),
         ("postgresql", "0", "something nobody has seen", SUSPECT),
-        ("postgresql", "0", "Invalid isolation level: SNAPSHOT", FINE),
+        ("postgresql", "0", "Invalid isolation level: SNAPSHOT", GOOD),
         ("postgresql", "0", "Timed out during query execution.", DOUBTFUL),
         ("postgresql", "26000", 'prepared statement "s5" does not exist', DOUBTFUL),
         ("postgresql", "0A000", "cached plan must not change result type", DOUBTFUL),
-        ("postgresql", "0A000", "cannot insert multiple commands", FINE),
-        ("mysql", "1317", "Query execution was interrupted", FINE),
-        ("mysql", "1969", "max_statement_time exceeded", FINE),
-        ("mysql", "1205", "Lock wait timeout exceeded", FINE),
+        ("postgresql", "0A000", "cannot insert multiple commands", GOOD),
+        ("mysql", "1317", "Query execution was interrupted", GOOD),
+        ("mysql", "1969", "max_statement_time exceeded", GOOD),
+        ("mysql", "1205", "Lock wait timeout exceeded", GOOD),
         ("mysql", "1927", "Connection was killed", SUSPECT),
         ("mysql", "0", "Error creating a database connection.", SUSPECT),
         ("mysql", "0", "Statement takes 1 parameters but 0 was supplied", SUSPECT),
         ("mysql", "0", "Timed out during query execution.", DOUBTFUL),
-        ("sqlite", "5", "database is locked", FINE),
-        ("sqlite", "0", "Execute returned results", FINE),
+        ("sqlite", "5", "database is locked", GOOD),
+        ("sqlite", "0", "Execute returned results", GOOD),
     ],
 )
-def test_judge(provider: str, code: str, message: str, verdict: Verdict) -> None:
-    assert judge(provider, code, message) is verdict
+def test_classify(provider: str, code: str, message: str, trust: Trust) -> None:
+    assert classify(provider, code, message) is trust
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import pytest
 from mppool import errors
 from mppool.database.connection import driver_uri, opening
 from mppool.database.connection.driver_uri import scrub, with_defaults
-from mppool.database.connection.error_classes import is_full, is_permanent
+from mppool.database.connection.error_classes import Trust, is_full, is_permanent
 from mppool.database.connection.link import Link
 from mppool.database.connection.opening import open_link
 from mppool.database.connection.sync_connection import PySQLXEngineSync
@@ -100,13 +100,13 @@ def descriptors_of(database: Database) -> int:
 
 
 def test_check_clears_suspicion(link: Link) -> None:
-    link.suspect = True
+    link.distrust(Trust.SUSPECT)
     assert link.check()
     assert not link.suspect
 
 
 def test_doubt_is_for_good(link: Link) -> None:
-    link.doubtful = True
+    link.distrust()
     assert not link.check()
     assert not link.reset()
 
@@ -115,10 +115,10 @@ def test_close_waits_for_a_call_that_still_runs(link: Link) -> None:
     start_slow_call(link, 0.5)
     dropped = link.close(0.01)
     assert dropped is (link.provider == "postgresql")  # there the driver lets go at once; the server goes on
-    assert not (dropped and link.buried(0.01))
+    assert not (dropped and link.await_close(0.01))
     assert link.close(20) is True
     assert link.conn is None
-    assert link.buried(20)
+    assert link.await_close(20)
 
 
 def test_buried_means_that_the_server_counts_it_no_more(
@@ -127,13 +127,13 @@ def test_buried_means_that_the_server_counts_it_no_more(
     judges = {"postgresql": postgres_judge, "mysql": mysql_judge}
     if link.provider not in judges:
         assert link.close()
-        assert link.buried(0.0)
+        assert link.await_close(0.0)
         return
     judge = judges[link.provider]
     assert judge.count() == 1
-    link.attend()
+    link.prepare_close()
     assert link.close()
-    assert link.buried(10)
+    assert link.await_close(10)
     assert judge.count() == 0
 
 
@@ -151,9 +151,9 @@ def test_opens_at_the_same_time_find_their_own_sockets(database_uri: str) -> Non
     dead = [link for link in links if not link.check()]
     assert dead == links[::3]
     for link in links:
-        link.attend()
+        link.prepare_close()
         assert link.close()
-        assert link.buried(10)
+        assert link.await_close(10)
 
 
 def test_opens_over_a_unix_socket_find_theirs_too(postgres_server: servers.Server) -> None:
@@ -171,9 +171,9 @@ def test_opens_over_a_unix_socket_find_theirs_too(postgres_server: servers.Serve
     assert None not in owned
     assert len(owned) == len(links)
     for link in links:
-        link.attend()
+        link.prepare_close()
         assert link.close()
-        assert link.buried(10)
+        assert link.await_close(10)
 
 
 def test_a_call_given_up_is_the_last(link: Link) -> None:
@@ -181,7 +181,7 @@ def test_a_call_given_up_is_the_last(link: Link) -> None:
     with pytest.raises(errors.NotConnectedError, match="cancelled, timed out or interrupted"):
         PySQLXEngineSync.lend(link).query("SELECT 1 AS a")
     assert link.close(20)
-    assert link.buried(20)
+    assert link.await_close(20)
 
 
 def test_a_killed_backend_is_found(postgres_uri: str) -> None:

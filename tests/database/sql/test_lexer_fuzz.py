@@ -20,7 +20,9 @@ import pytest
 
 from mppool import PySQLXEngineSync
 from mppool.database.runtime import drivers
-from mppool.database.sql import statements
+from mppool.database.sql import driver_statement, statements
+from mppool.database.sql import lexer as lexer_module
+from mppool.database.sql.lexer import lexer
 from tests.database.sql.random_sql import BITS, Piece, RandomSQL
 
 PROVIDERS = ("postgresql", "mysql", "sqlite", "sqlserver")
@@ -54,7 +56,7 @@ def wrong(provider: str, pieces: list[Piece], with_core: bool) -> str | None:
     if not with_core or not names:
         return None
     values = {name: number for number, name in enumerate(distinct)}
-    made = statements.build(drivers.state.get("sqlite"), provider, parsed, sql, values)
+    made = driver_statement.build(drivers.state.get("sqlite"), provider, parsed, sql, values)
     if made.sql() != shield + rewritten(pieces, MARKS.get(provider, lambda number: "?")):
         return f"the core's text {made.sql()!r}"
     if made.params() != [values[name] for name in names]:
@@ -196,8 +198,8 @@ def test_tokens_grow_with_the_text(provider: str, monkeypatch: pytest.MonkeyPatc
     once = "".join(text for _ in range(100) for text, _ in [*made.statement(closed=True), (" ", None)]) + "\n"
     counts = []
     for times in (1, 10):
-        counting = Counting(statements.lexer(provider))
-        monkeypatch.setattr(statements, "lexer", {provider: counting}.__getitem__)
+        counting = Counting(lexer(provider))
+        monkeypatch.setattr(lexer_module, "lexer", {provider: counting}.__getitem__)
         statements.parse(provider, once * times)
         counts.append(counting.tokens)
         monkeypatch.undo()

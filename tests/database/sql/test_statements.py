@@ -8,7 +8,8 @@ import pytest
 
 from mppool import errors
 from mppool.database.runtime import drivers
-from mppool.database.sql.statements import POSTGRESQL_LIMIT, build, parse
+from mppool.database.sql.driver_statement import POSTGRESQL_LIMIT, build
+from mppool.database.sql.statements import parse
 
 ALL = ("postgresql", "mysql", "sqlite", "sqlserver")
 
