@@ -113,7 +113,7 @@ def served(command: list[str]) -> str:
     """What a server answers over its Unix socket; then it is told to end."""
     run = subprocess.Popen(
         command,
-        env=environment(GUNICORN_CMD_ARGS="--bind unix:here.sock --log-level warning"),
+        env=environment(GUNICORN_CMD_ARGS="--bind unix:here.sock --log-level warning --graceful-timeout 5"),
         stdin=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
@@ -127,7 +127,7 @@ def served(command: list[str]) -> str:
                 answer += more
     finally:
         run.send_signal(signal.SIGTERM)
-        _, complaints = run.communicate(timeout=30)
+        _, complaints = run.communicate(timeout=60)
     assert "Traceback" not in complaints
     return answer.decode()
 
