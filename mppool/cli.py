@@ -45,14 +45,14 @@ def run(max_size: int | None, command: Sequence[str]) -> None:
 @main.command()
 @click.argument("name")
 def show(name: str) -> None:
-    """Show who has what of the running budget NAME."""
+    """Show which process has how many permits and connections of the running budget NAME."""
     try:
         stats = PoolManager.attach(name).stats()
     except (errors.PoolError, ValueError) as error:
         raise click.ClickException(str(error)) from None
     click.echo(
         f"budget {stats.name}: {stats.open} of {stats.max_size} connections open, {stats.free} permits free, "
-        f"{stats.hungry} wanted; manager {stats.manager_pid}"
+        f"{stats.short} wanted; manager {stats.manager_pid}"
     )
     line = "{:>9} {:>8} {:>8} {:>8} {:>8} {:>8}"
     click.echo(line.format("pid", "permits", "in use", "idle", "moving", "waiting"))

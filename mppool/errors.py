@@ -1,7 +1,7 @@
-"""Every exception of mppool, all picklable: an error crosses processes with all it knows.
+"""Every exception of mppool. All can be pickled: an error crosses processes with all its attributes.
 
-Two families. What the database says (`PySQLXError` and its kinds) keeps PySQLXEngine's names, `code`, `message`
-and `error()`. What the pool says derives from `PoolError`.
+There are two families. Errors of the database (`PySQLXError` and its kinds) keep PySQLXEngine's names, `code`,
+`message` and `error()`. Errors of the pool derive from `PoolError`.
 """
 
 from __future__ import annotations
@@ -46,22 +46,25 @@ NOWHERE = "nowhere"  # and what one is to become that the statement has no place
 
 
 def _render(kind: str, code: str, message: str, **more: Any) -> str:
-    """One line, or JSON when `LOG_CONFIG.PYSQLX_ERROR_JSON_FMT` is on (in colour with `PYSQLX_USE_COLOR`)."""
+    """One line; or JSON with `LOG_CONFIG.PYSQLX_ERROR_JSON_FMT`, coloured with `PYSQLX_USE_COLOR` and pygments."""
     if not LOG_CONFIG.PYSQLX_ERROR_JSON_FMT:
         tail = "".join(f", {key}={value!r}" for key, value in more.items())
         return f"{kind}(code='{code}', message='{message}'{tail})"
     text = json.dumps({"code": code, "message": message, "error": kind, **more}, indent=2, default=str)
     if LOG_CONFIG.PYSQLX_USE_COLOR:
-        from pygments import highlight
-        from pygments.formatters.terminal import TerminalFormatter
-        from pygments.lexers.data import JsonLexer
-
-        text = highlight(text, JsonLexer(), TerminalFormatter())
+        try:
+            from pygments import highlight
+            from pygments.formatters.terminal import TerminalFormatter
+            from pygments.lexers.data import JsonLexer
+        except ImportError:
+            pass  # it is in the extra `color`; an error must say what it knows without it
+        else:
+            text = highlight(text, JsonLexer(), TerminalFormatter())
     return "\n" + text
 
 
 class PySQLXError(Exception):
-    """What the database or its driver answered.
+    """An error that the database or its driver reported.
 
     Args:
         code: the database's own code (SQLSTATE, MySQL or SQLite number), "0" when it gave none.
@@ -209,7 +212,7 @@ class PoolClosedError(PoolError):
 
 
 class PoolTimeoutError(PoolError):
-    """Nobody gave a connection back, and none could be opened, within the time allowed.
+    """No connection was given back or could be opened within the time allowed.
 
     ``__cause__`` is the last failure to connect, if there was one since the wait began.
     """
@@ -255,4 +258,4 @@ class WorkerDiedError(PoolError):
 
 
 class UnsupportedError(PoolError):
-    """This process is set up in a way that a pool cannot work in, such as one that gevent or eventlet has patched."""
+    """A pool cannot work in this process: gevent or eventlet has patched it, say."""

@@ -1,9 +1,9 @@
 """A scope: one budget per database for a whole tree of processes, by a word in its environment.
 
 A program whose workers load the application for themselves makes each pool once per worker; nothing shows that they
-are meant to be one. In a scope they are: every handle and manager that is made without a name has the scope's budget
+are meant to be one. In a scope they are one: a handle or manager that is made without a name has the scope's budget
 for its database. ``mppool run -- command`` begins one, as make's jobserver begins one for its jobs; `begin` in a
-``gunicorn.conf.py`` does the same. Whoever is forked or started from there is in it.
+``gunicorn.conf.py`` does the same. Every process that is forked or started from there is in it.
 """
 
 from __future__ import annotations
@@ -27,35 +27,35 @@ def begin(
 
     Args:
         max_size: permits of each of its budgets, whatever the handles say; None: what they say.
-        environ: where; None: this process's environment, for whoever is started from now on.
+        environ: the environment to put it into; None: that of this process, for processes that start from now on.
         name: of a scope that others may begin, too, and so join: gunicorn's second master in an upgrade (USR2), say,
             which does not inherit what the first one's configuration put into the environment. None: one is made up.
 
     Returns: the scope's name.
 
-    Raises: TypeError, ValueError: ``max_size`` or ``name`` cannot be one.
+    Raises: TypeError, ValueError: ``max_size`` or ``name`` is not what it should be.
     """
     environ = os.environ if environ is None else environ
     if name is not None:
         check_name(name)
-        check_name(f"{name}-{0:08x}")  # as its budgets are called
+        check_name(f"{name}-{0:08x}")  # its budgets have names of this form
     if max_size is not None:
-        BudgetSettings("sqlite:any", max_size)  # refuses what cannot be one
+        BudgetSettings("sqlite:any", max_size)  # refuses a bad value
         environ[MAX_SIZE] = str(max_size)
     return environ.setdefault(SCOPE, name or f"scope-{os.getpid()}-{secrets.token_hex(4)}")
 
 
 def owns(name: str) -> bool:
-    """Whether a budget of that name is one of the scope's that this process is in."""
+    """Whether the budget called ``name`` belongs to the scope that this process is in."""
     scope = os.environ.get(SCOPE)
     return bool(scope) and name.startswith(f"{scope}-")
 
 
 def named(budget: BudgetSettings) -> tuple[BudgetSettings, str]:
-    """The budget as it is meant here, and its name: the user's, the scope's, or one made up for this program and
-    whoever is forked from it.
+    """The ``budget`` with what the scope decides, and its name: the user's, the scope's, or one made up for this
+    program and its forked children.
 
-    Raises: ValueError: what the environment says cannot be.
+    Raises: ValueError: the environment holds a value that is no number of permits.
     """
     scope, given = os.environ.get(SCOPE), os.environ.get(MAX_SIZE)
     if budget.name is not None:

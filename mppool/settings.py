@@ -1,6 +1,6 @@
-"""Settings: frozen, validated once where the user gives them, then passed whole.
+"""Settings: frozen, validated once where the user gives them, then passed on as one object.
 
-A bad value is refused here with the parameter's name, so nothing behind this module checks again.
+A bad value is refused here with the parameter's name, so no other module checks again.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 class LogConfig:
-    """What mppool logs about SQL, and how its errors look. One instance, `LOG_CONFIG`, read at every use.
+    """Switches: what mppool logs about SQL, and how its errors look. One instance, `LOG_CONFIG`, read at every use.
 
     Attributes:
         PYSQLX_DEV_MODE: log (DEBUG) each statement with its parameters written in, as an aid to the eye.
         PYSQLX_SQL_LOG: log (INFO) each statement and its parameters as sent.
-        PYSQLX_USE_COLOR: colour both, and JSON errors, for a terminal.
+        PYSQLX_USE_COLOR: colour both, and JSON errors, for a terminal, if pygments is installed (``mppool[color]``).
         PYSQLX_ERROR_JSON_FMT: errors of the database render as JSON.
 
     Each starts from the environment variable of its name (``0`` or unset is off).
@@ -67,7 +67,7 @@ def _seconds(name: str, value: object, *, zero: bool = False) -> float:
 
 
 def check_keywords(what: str, given: Iterable[str], known: Collection[str]) -> None:
-    """Refuse a keyword argument that ``what``, which the caller knows by this name, does not have."""
+    """Refuse a keyword argument that ``what`` does not have; the error calls it by this name. Raises: TypeError."""
     for name in given:
         if name not in known:
             from difflib import get_close_matches
@@ -89,14 +89,14 @@ def positive_seconds(name: str, value: object) -> float:
 
 @dataclass(frozen=True)
 class BudgetSettings:
-    """What all members of a budget share.
+    """The settings that all members of a budget share.
 
     Args:
         uri: the database, as PySQLXEngine takes it.
         max_size: permits; connections open or being opened over all processes, 1 to 10,000.
         name: 1 to 64 letters, digits, ``.``, ``_`` or ``-``; None: a budget of this program's own.
-        end_orphans: whether the server is told to end the statements of processes that are gone; that of whoever
-            launches the manager counts.
+        end_orphans: whether the server is told to end the statements of processes that are gone; the value of the
+            process that launches the manager counts.
     """
 
     uri: str = field(repr=False)
@@ -116,7 +116,7 @@ class BudgetSettings:
 
 
 def check_name(name: object) -> str:
-    """Refuse what cannot be a budget's name (it becomes a folder's)."""
+    """Refuse what cannot be a budget's name, which becomes a folder's. Raises: TypeError, ValueError."""
     if not isinstance(name, str):
         raise TypeError(f"name must be a str, not {type(name).__name__}")
     if not _NAME.fullmatch(name):
@@ -128,19 +128,19 @@ def check_name(name: object) -> str:
 
 @dataclass(frozen=True)
 class PoolSettings:
-    """What one process's local pool does with the permits it gets. Times are seconds.
+    """The settings of one process's local pool. Times are seconds.
 
     Args:
         min_size: connections this process keeps warm, as far as its fair share allows.
         conn_timeout: longest wait of a borrower.
         keep_alive: greatest age of a connection (-5 % jitter); never cut while borrowed.
         check_interval: longest pause between upkeep rounds.
-        monitor_batch_size: connections looked after at a time in one upkeep round.
-        max_idle: a connection above ``min_size`` is closed after so long without use.
-        max_waiting: refuse a borrower when so many wait; None: no limit.
+        monitor_batch_size: connections closed for their age in one upkeep round.
+        max_idle: a connection above ``min_size`` is closed when it has not been used for this time.
+        max_waiting: refuse a borrower when this number of callers waits; None: no limit.
         connect_timeout: longest time to open one connection.
         connect_concurrency: connections to a server that all processes of the budget together open at a time.
-        configure: called once with each new connection (`PySQLXEngineSync`), on a thread of the pool's.
+        configure: called once with each new connection (`PySQLXEngineSync`), on a thread of the pool.
         check: called with a connection before it is lent; False or an exception discards it.
         reset: called with a connection that came back; False or an exception discards it.
     """
@@ -172,9 +172,9 @@ class PoolSettings:
                 raise TypeError(f"{name} must be callable, not {type(hook).__name__}")
 
     def stricter(self, other: PoolSettings) -> PoolSettings:
-        """The settings of a local pool that two handles of one process share: whoever is stricter decides.
+        """The settings of a local pool that two handles of one process share: the stricter value of each.
 
-        Raises: ValueError when they name different hooks: one of them would be ignored.
+        Raises: ValueError: the handles have different hooks, of which one would be ignored.
         """
         for hook in ("configure", "check", "reset"):
             if getattr(self, hook) != getattr(other, hook):
@@ -189,10 +189,10 @@ class PoolSettings:
         )
 
     def within(self, max_size: int) -> PoolSettings:
-        """The settings in a budget that somebody else has made smaller."""
+        """The settings in a budget that another process has made smaller than this one says."""
         return replace(self, min_size=min(self.min_size, max_size))
 
     def fits(self, max_size: int) -> None:
-        """Refuse a ``min_size`` that the budget could never satisfy."""
+        """Refuse a ``min_size`` that the budget can never reach. Raises: ValueError."""
         if self.min_size > max_size:
             raise ValueError(f"min_size ({self.min_size}) must not be greater than max_size ({max_size})")

@@ -9,13 +9,22 @@ __all__ = ["BudgetStats", "MemberStats", "PoolStats"]
 
 @dataclass(frozen=True)
 class MemberStats:
-    """One process at a budget. Counts are connections (callers for ``waiting``), ``credit`` is permits."""
+    """One process at a budget.
+
+    Attributes:
+        pid: of the process.
+        credit: permits that the process has, used or not.
+        in_use: connections that are borrowed.
+        idle: connections that are open and not borrowed.
+        opening: connections that are being opened, checked or closed.
+        waiting: callers that wait for a connection.
+    """
 
     pid: int
     credit: int
     in_use: int
     idle: int
-    opening: int  # on the move: being opened, looked after or closed
+    opening: int
     waiting: int
 
     @property
@@ -26,12 +35,20 @@ class MemberStats:
 
 @dataclass(frozen=True)
 class BudgetStats:
-    """A budget as its ledger shows it. Read while others write: each number is true, their sum nearly so."""
+    """A budget as its ledger shows it. It is read while others write: each number is true, their sum nearly so.
+
+    Attributes:
+        name: of the budget.
+        max_size: permits of the budget.
+        manager_pid: the pid of the manager process.
+        short: permits that processes want and that the manager could not grant when it last tried.
+        members: the processes that are attached.
+    """
 
     name: str
     max_size: int
     manager_pid: int
-    hungry: int  # permits wanted that nobody could give at the last reckoning
+    short: int
     members: tuple[MemberStats, ...]
 
     @property
@@ -47,7 +64,26 @@ class BudgetStats:
 
 @dataclass(frozen=True)
 class PoolStats:
-    """One process's local pool: what is there now, and counts since it came up."""
+    """One process's local pool: what is there now, and counts since the pool was made.
+
+    Attributes:
+        name: of the budget.
+        max_size: permits of the budget, over all processes.
+        in_use: connections that are borrowed.
+        idle: connections that are open and not borrowed.
+        opening: connections that are being opened or checked.
+        closing: connections that are being closed.
+        waiting: callers that wait for a connection.
+        borrows: connections lent so far.
+        timeouts: callers that waited in vain.
+        opened: connections opened so far.
+        closed: connections closed so far.
+        connect_errors: attempts to open a connection that failed.
+        refused_full: attempts that the server refused because it was full; they were made again.
+        rollbacks: transactions that borrowers left open.
+        last_connect_error: why the last attempt to open a connection failed; None: it succeeded.
+        manager_lost: True: there is no manager at this moment; the process goes on with the permits that it has.
+    """
 
     name: str
     max_size: int
@@ -61,7 +97,7 @@ class PoolStats:
     opened: int
     closed: int
     connect_errors: int
-    refused_full: int  # opens that the server refused because it was full, and that were tried again
-    rollbacks: int  # transactions that borrowers left open
-    last_connect_error: str | None = None  # why the last open failed; None: it succeeded
-    manager_lost: bool = False  # there is no manager just now: this process goes on with what it has
+    refused_full: int
+    rollbacks: int
+    last_connect_error: str | None = None
+    manager_lost: bool = False

@@ -55,8 +55,8 @@ _SQLITE_OWN = {"mode", "cache", "immutable", "nolock", "vfs", "psow"}  # SQLite'
 
 
 class Uri(str):
-    """A database's uri, password and all. What is shown of it is not: tools that print a failed function's variables
-    find it in many places."""
+    """A database's uri with its password. Its ``repr`` hides all but the scheme, because tools that print the variables
+    of a failed function find it in many places."""
 
     __slots__ = ()
 
@@ -128,7 +128,7 @@ class Database:
         if path.startswith("//"):
             path = path[2:]
             if path.startswith(("/./", "/../")):
-                path = path[1:]  # SQLAlchemy's third slash; nobody spells a path from the root so
+                path = path[1:]  # SQLAlchemy's third slash; a path from the root is never spelt so
         if not path:
             raise ValueError("invalid uri: sqlite needs a file, as in sqlite:./app.db")
         if question and not all("=" in part for part in given.split("&")):
@@ -153,7 +153,7 @@ class Database:
 
 
 class Parts(NamedTuple):
-    """What comes behind the scheme; nothing is decoded."""
+    """The parts behind the scheme, as they stand there: nothing is decoded."""
 
     authority: str
     user: str
@@ -165,9 +165,9 @@ class Parts(NamedTuple):
 
 
 def split(rest: str) -> Parts:
-    """What comes behind ``scheme:``, as the driver reads it.
+    """Split the text behind ``scheme:`` as the driver does.
 
-    Raises: ValueError: a part of a password might be taken for something else, and be shown.
+    Raises: ValueError: a part of a password could be taken for something else, and then be shown.
     """
     found = _SERVER.fullmatch(rest)
     if found is None or found["fragment"] is not None:
@@ -205,7 +205,7 @@ def options(uri: str) -> dict[str, str]:
 
 
 def secrets(database: Database) -> list[str]:
-    """What of its uri must not be shown, as it stands there and as the server gets it."""
+    """The parts of the uri that must not be shown, as they stand there and as the server gets them."""
     provider, uri = database.provider, str(database.uri)
     if provider == "sqlserver":
         found = [
@@ -242,7 +242,7 @@ def _check_options(scheme: str, pairs: list[tuple[str, str]]) -> None:
 
 
 def _with_tls(pairs: list[tuple[str, str]], query: str, *, over_socket: bool) -> str:
-    """PostgreSQL's query with what the driver has for ``sslmode=verify-full`` and ``verify-ca``.
+    """PostgreSQL's query with the driver's words for ``sslmode=verify-full`` and ``verify-ca``.
 
     It can verify a server's certificate and name together or neither: verify-ca verifies the name, too. By itself it
     would take an unencrypted connection where the server offers no other, also if told to verify.

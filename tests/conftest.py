@@ -32,7 +32,9 @@ settings.register_profile(
     stateful_step_count=100,
     suppress_health_check=[HealthCheck.too_slow],
 )
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+settings.register_profile("fast", derandomize=True, deadline=None, max_examples=20)
+FAST = os.environ.get("MPPOOL_TEST_FAST", "0") != "0"  # what ./scripts/test --fast sets
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast" if FAST else "default"))
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -41,11 +43,27 @@ def pytest_configure(config: pytest.Config) -> None:
     ):  # a shell runs it in the background; tests send themselves one
         signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line("markers", "leaves(reason): what this test leaves behind is meant to be; no balance sheet")
+    config.addinivalue_line("markers", "slow: not a part of the fast tier (./scripts/test --fast)")
     # Forking a process with threads is what this package is for.
     config.addinivalue_line("filterwarnings", "ignore:This process .* is multi-threaded:DeprecationWarning")
     if not hasattr(config, "workerinput") and SHARED not in os.environ:
         os.environ[SHARED] = tempfile.mkdtemp(prefix="mpp-servers-")
         config.add_cleanup(lambda: servers.stop_private(os.environ.pop(SHARED)))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """In the fast tier: leave out what needs a database, and what is marked slow."""
+    if FAST:
+        databases = {*PROVIDERS, *(f"{stem}_uri" for stem in PROVIDERS.values()), "sqlite_uri", "sqlite"}
+        slow = [item for item in items if item.get_closest_marker("slow") or _names(item) & databases]
+        config.hook.pytest_deselected(items=slow)
+        items[:] = [item for item in items if item not in slow]
+
+
+def _names(item: pytest.Item) -> set[str]:
+    """The fixtures that a test asks for, and its parameters."""
+    parameters = getattr(getattr(item, "callspec", None), "params", {}).values()
+    return {*getattr(item, "fixturenames", ()), *map(str, parameters)}
 
 
 @pytest.fixture(scope="session", autouse=True)

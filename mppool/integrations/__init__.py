@@ -1,1 +1,1 @@
-"""What ties a budget to others' programs: each module is imported by whoever wants it, none by mppool itself."""
+"""Modules that tie a budget to other programs. A program imports the ones that it uses; mppool imports none itself."""

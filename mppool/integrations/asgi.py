@@ -1,4 +1,4 @@
-"""Pools that live as long as an ASGI application: what Starlette and FastAPI take as ``lifespan=``.
+"""Pools that live as long as an ASGI application, by the ``lifespan=`` of Starlette and FastAPI.
 
 Each worker of the server runs the lifespan for itself; the pools' budget is one if they have a ``name``, are inherited
 by a fork, or are in a scope (``mppool run -- uvicorn …``).
@@ -10,6 +10,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 
 from mppool import PySQLXEnginePool, PySQLXEnginePoolSync
+
+__all__ = ["lifespan"]
 
 
 def lifespan(*pools: PySQLXEnginePool | PySQLXEnginePoolSync) -> Callable[[object], AbstractAsyncContextManager[None]]:

@@ -4,8 +4,8 @@
 
     gunicorn.one_budget(globals(), "postgresql://…", max_size=20, name="web")
 
-No other hook is needed. A worker that is told to end closes its connections at its interpreter's exit; of one that is
-killed the kernel tells the manager, sooner than gunicorn's master could (``child_exit``).
+No other hook is needed. A worker that is told to end closes its connections at its interpreter's exit. The kernel tells
+the manager of a killed one, sooner than gunicorn's master could (``child_exit``).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def one_budget(config: dict[str, Any], uri: str, max_size: int = 10, *, name: st
             defined below replaces ours and must then call it.
         uri: the database, as the application's pools say it.
         max_size: permits over all workers, whatever the application's pools say.
-        name: of the scope, 1 to 55 letters, digits, ``.``, ``_`` or ``-``; what else on this host must not share.
+        name: of the scope, 1 to 55 letters, digits, ``.``, ``_`` or ``-``; unique to this application on this host.
 
     Raises: TypeError, ValueError: a parameter is not what it should be. The master, when it starts, raises
         BudgetMismatchError or ManagerUnavailableError.

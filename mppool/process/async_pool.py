@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mppool.core.pool import Slot, Waiter
 from mppool.database.connection.async_connection import PySQLXEngine
@@ -56,8 +56,9 @@ class TaskLease(Lease):
     """``async with pool.connection() as conn``."""
 
     __slots__ = ()
-    __enter__ = __exit__ = misused(TASKS_ONLY)
-    __await__ = misused("pool.connection() is entered, not awaited: `async with pool.connection() as conn`")
+    if not TYPE_CHECKING:  # type checkers shall refuse these, too
+        __enter__ = __exit__ = misused(TASKS_ONLY)
+        __await__ = misused("pool.connection() is entered, not awaited: `async with pool.connection() as conn`")
 
     async def __aenter__(self) -> PySQLXEngine:
         if self._local is not None:
@@ -97,8 +98,32 @@ class TaskLease(Lease):
 class PySQLXEnginePool(Handle):
     """A pool of connections for asyncio tasks, within a budget that all processes share.
 
-    The same as `PySQLXEnginePoolSync`, with the same parameters; both may be used in one process at once and then
-    share its connections. It belongs to no event loop.
+    It is to tasks what `PySQLXEnginePoolSync` is to threads. Both may be used in one process at once, and then share
+    the connections of the process. It belongs to no event loop. The hooks ``configure``, ``check`` and ``reset`` are
+    plain functions.
+
+    Args:
+        uri: ``postgresql://…``, ``mysql://…``, ``sqlserver://…``, ``sqlite:path`` or ``file:path``.
+        min_size: connections this process keeps warm, as far as its fair share allows; 0 to ``max_size``.
+        max_size: permits of the budget, 1 to 10,000: connections open or being opened, over all processes.
+        conn_timeout: seconds a borrower waits at most.
+        keep_alive: seconds a connection lives at most (-5 % jitter); it is never cut while borrowed.
+        check_interval: seconds between upkeep rounds.
+        monitor_batch_size: connections closed for their age in one upkeep round.
+        name: of the budget, to share it with programs that are not forked from this one: 1 to 64 letters, digits,
+            ``.``, ``_`` or ``-``. None: the budget is this program's; or the scope's, see `mppool.scope`.
+        end_orphans: whether a PostgreSQL or MySQL server is told to end the statements of processes that are gone,
+            so that their permits come free at once; False: they are waited for, up to 60 seconds. The process that
+            launches the budget's manager decides.
+        max_idle: seconds after which an unused connection above ``min_size`` is closed.
+        max_waiting: callers of this process that may wait at once; None: any number.
+        connect_timeout: seconds that opening one connection may take.
+        connect_concurrency: connections to a server that all processes of the budget together open at a time.
+        configure: called with each new connection (a `PySQLXEngineSync`), on a thread of the pool.
+        check: called with a connection before it is lent; False or an exception discards it.
+        reset: called with a connection that came back; False or an exception discards it.
+
+    Raises: TypeError, ValueError: a parameter is not what it should be.
     """
 
     async def start(self) -> None:
@@ -148,4 +173,5 @@ class PySQLXEnginePool(Handle):
     async def __aexit__(self, *_: object) -> None:
         await self.stop()
 
-    __enter__ = __exit__ = misused(TASKS_ONLY)
+    if not TYPE_CHECKING:  # type checkers shall refuse these, too
+        __enter__ = __exit__ = misused(TASKS_ONLY)

@@ -21,6 +21,8 @@ from mppool.stats import PoolStats
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+    from mppool.database.connection.sync_connection import PySQLXEngineSync
+
 STOP_TIMEOUT = 5.0  # seconds stop() waits for connections to close
 
 
@@ -54,9 +56,9 @@ class Handle:
         max_waiting: int | None = None,
         connect_timeout: float = 5.0,
         connect_concurrency: int = 16,
-        configure: Callable[[Any], object] | None = None,
-        check: Callable[[Any], object] | None = None,
-        reset: Callable[[Any], object] | None = None,
+        configure: Callable[[PySQLXEngineSync], object] | None = None,
+        check: Callable[[PySQLXEngineSync], object] | None = None,
+        reset: Callable[[PySQLXEngineSync], object] | None = None,
     ) -> None:
         settings = PoolSettings(
             min_size=min_size,
@@ -107,6 +109,7 @@ class Handle:
 
     @property
     def uri(self) -> str:
+        """The database, with the password; a SQLite file with its absolute path."""
         return str(self._budget.uri)
 
     @property
@@ -210,6 +213,7 @@ class Handle:
             local.agent.join(STOP_TIMEOUT)
 
     def forked_in_child(self) -> None:
+        """Called in a forked child, where this process's pool is another; not for users."""
         self._local = None
 
 

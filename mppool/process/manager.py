@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from mppool import errors, scope
 from mppool.database.contract import lexer
@@ -24,7 +24,10 @@ from mppool.shared.messages import Channel
 from mppool.stats import BudgetStats, MemberStats
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
     from mppool.integrations.jobs import Jobs
+    from mppool.process.options import PoolOptions
 
 
 class PoolManager:
@@ -32,12 +35,12 @@ class PoolManager:
 
     Args:
         uri: ``postgresql://…``, ``mysql://…``, ``sqlserver://…``, ``sqlite:path`` or ``file:path``.
-        max_size: permits: connections open or being opened at any moment, over all processes.
+        max_size: permits, 1 to 10,000: connections open or being opened at any moment, over all processes.
         name: 1 to 64 letters, digits, ``.``, ``_`` or ``-``; every program of this user that gives it shares the
             budget. None: the budget is this program's, and its children's; or the scope's, see `mppool.scope`.
         end_orphans: whether a PostgreSQL or MySQL server is told to end the statements of processes that are gone,
-            so that their permits come free at once; False: they are waited for, up to 60 seconds. That of whoever
-            comes to the budget first counts.
+            so that their permits come free at once; False: they are waited for, up to 60 seconds. The process that
+            launches the budget's manager decides.
 
     Raises: TypeError, ValueError: a parameter is not what it should be.
 
@@ -164,24 +167,35 @@ class PoolManager:
 
     # -- handles ---------------------------------------------------------------------------------------------
 
-    def pool(self, min_size: int = 0, **settings: Any) -> PySQLXEnginePoolSync:
-        """A sync handle. It attaches on first use, in whichever process that is; ``start()`` does it at once.
+    def pool(self, min_size: int = 0, **settings: Unpack[PoolOptions]) -> PySQLXEnginePoolSync:
+        """A sync handle. It attaches on first use, in whichever process that is; ``start()`` attaches at once.
 
         Args:
-            min_size: connections each process keeps warm.
-            settings: as `PySQLXEnginePoolSync` takes them, from ``conn_timeout`` on.
+            min_size: connections that each process keeps warm; 0 to ``max_size``.
+            settings: keyword arguments of `PySQLXEnginePoolSync` that a handle may choose for itself, with the same
+                units and defaults: ``conn_timeout``, ``keep_alive``, ``check_interval``, ``monitor_batch_size``,
+                ``max_idle``, ``max_waiting``, ``connect_timeout``, ``connect_concurrency``, ``configure``, ``check``,
+                ``reset``.
 
-        Raises: TypeError, ValueError: a parameter is not what it should be; PoolClosedError after `stop`.
+        Raises: TypeError, ValueError: a parameter is not what it should be. PoolClosedError: the manager is stopped.
         """
         handle: PySQLXEnginePoolSync = self._handle(PySQLXEnginePoolSync, "pool", min_size, settings)
         return handle
 
-    def async_pool(self, min_size: int = 0, **settings: Any) -> PySQLXEnginePool:
-        """An async handle; see `pool`."""
+    def async_pool(self, min_size: int = 0, **settings: Unpack[PoolOptions]) -> PySQLXEnginePool:
+        """An async handle. It attaches on first use, in whichever process that is; ``await start()`` attaches at once.
+
+        Args:
+            min_size: connections that each process keeps warm; 0 to ``max_size``.
+            settings: the same keyword arguments as those of `pool`. The hooks ``configure``, ``check`` and ``reset``
+                are plain functions here, too: they run on the pool's threads.
+
+        Raises: TypeError, ValueError: a parameter is not what it should be. PoolClosedError: the manager is stopped.
+        """
         handle: PySQLXEnginePool = self._handle(PySQLXEnginePool, "async_pool", min_size, settings)
         return handle
 
-    def _handle(self, cls: type[Handle], method: str, min_size: int, settings: dict[str, Any]) -> Any:
+    def _handle(self, cls: type[Handle], method: str, min_size: int, settings: PoolOptions) -> Any:
         if self._stopped:
             raise errors.PoolClosedError(f"manager {self._name!r} is stopped")
         known = [name for name in PoolSettings.__annotations__ if name != "min_size"]
@@ -191,22 +205,29 @@ class PoolManager:
         return handle
 
     def jobs(
-        self, processes: int | None = None, *, start_method: str | None = None, min_size: int = 0, **settings: Any
+        self,
+        processes: int | None = None,
+        *,
+        start_method: Literal["fork", "spawn", "forkserver"] | None = None,
+        min_size: int = 0,
+        **settings: Unpack[PoolOptions],
     ) -> Jobs:
         """Worker processes that have a sync handle ready, for `map` and its kind over functions, lambdas and closures.
 
         Args:
-            processes: how many; None: one a processor.
-            start_method: "fork", "spawn" or "forkserver"; None: the platform's.
+            processes: the number of workers, 1 or more; None: one for each processor.
+            start_method: how the workers are started; None: the platform's default.
             min_size, settings: of the workers' handle, as `pool` takes them.
 
         Returns: the workers, all of them attached; use it as a context manager. A job uses the handle that its closure
             brings along, or `mppool.integrations.jobs.current_pool()`; both have the same connections.
 
-        Raises: TypeError, ValueError; ConnectError and the like: a worker could not attach.
+        Raises: TypeError, ValueError: a parameter is not what it should be. PoolClosedError: the manager is stopped.
+            ConnectError and what else ``start()`` raises: a worker could not attach. WorkerDiedError: one was killed
+            while it started.
         """
         made: Jobs = import_late("mppool.integrations.jobs").Jobs(
-            self, processes, start_method, min_size=min_size, **settings
+            self.pool(min_size, **settings), processes, start_method
         )
         return made
 
@@ -219,6 +240,7 @@ class PoolManager:
 
     @property
     def max_size(self) -> int:
+        """Permits of the budget, over all processes."""
         return self._budget.max_size
 
     @property
@@ -247,7 +269,7 @@ class PoolManager:
             name=self._name,
             max_size=cells[L.H_MAX_SIZE],
             manager_pid=cells[L.H_MANAGER],
-            hungry=cells[L.H_SHORT],
+            short=cells[L.H_SHORT],
             members=tuple(members),
         )
 

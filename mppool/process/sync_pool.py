@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from _thread import allocate_lock
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mppool.core.pool import Slot, Waiter
 from mppool.database.connection.sync_connection import PySQLXEngineSync
@@ -40,7 +40,8 @@ class ThreadLease(Lease):
     """``with pool.connection() as conn``."""
 
     __slots__ = ()
-    __aenter__ = __aexit__ = __await__ = misused(THREADS_ONLY)
+    if not TYPE_CHECKING:  # type checkers shall refuse these, too
+        __aenter__ = __aexit__ = __await__ = misused(THREADS_ONLY)
 
     def __enter__(self) -> PySQLXEngineSync:
         if self._local is not None:
@@ -87,21 +88,21 @@ class PySQLXEnginePoolSync(Handle):
     Args:
         uri: ``postgresql://…``, ``mysql://…``, ``sqlserver://…``, ``sqlite:path`` or ``file:path``.
         min_size: connections this process keeps warm, as far as its fair share allows; 0 to ``max_size``.
-        max_size: permits of the budget: connections open or being opened, over all processes.
+        max_size: permits of the budget, 1 to 10,000: connections open or being opened, over all processes.
         conn_timeout: seconds a borrower waits at most.
         keep_alive: seconds a connection lives at most (-5 % jitter); it is never cut while borrowed.
         check_interval: seconds between upkeep rounds.
         monitor_batch_size: connections closed for their age in one upkeep round.
-        name: of the budget, to share it with programs that are not forked from this one. None: the budget is this
-            program's; or the scope's, see `mppool.scope`.
+        name: of the budget, to share it with programs that are not forked from this one: 1 to 64 letters, digits,
+            ``.``, ``_`` or ``-``. None: the budget is this program's; or the scope's, see `mppool.scope`.
         end_orphans: whether a PostgreSQL or MySQL server is told to end the statements of processes that are gone,
-            so that their permits come free at once; False: they are waited for, up to 60 seconds. That of whoever
-            comes to the budget first counts.
+            so that their permits come free at once; False: they are waited for, up to 60 seconds. The process that
+            launches the budget's manager decides.
         max_idle: seconds after which an unused connection above ``min_size`` is closed.
         max_waiting: callers of this process that may wait at once; None: any number.
         connect_timeout: seconds that opening one connection may take.
         connect_concurrency: connections to a server that all processes of the budget together open at a time.
-        configure: called with each new connection (a `PySQLXEngineSync`), on a thread of the pool's.
+        configure: called with each new connection (a `PySQLXEngineSync`), on a thread of the pool.
         check: called with a connection before it is lent; False or an exception discards it.
         reset: called with a connection that came back; False or an exception discards it.
 
@@ -153,4 +154,5 @@ class PySQLXEnginePoolSync(Handle):
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    __aenter__ = __aexit__ = misused(THREADS_ONLY)
+    if not TYPE_CHECKING:  # type checkers shall refuse these, too
+        __aenter__ = __aexit__ = misused(THREADS_ONLY)

@@ -604,5 +604,21 @@ def test_without_rich(sqlite_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with PoolManager(sqlite_uri, 1) as manager, manager.jobs(1) as jobs:
         assert jobs.map(abs, [-1]) == [1]
         assert screen.getvalue() == ""
-        with pytest.raises(ImportError, match=r"pip install 'mppool\[progress\]'"):
-            jobs.map(abs, [-1], progress=True)
+        assert jobs.map(abs, range(-37, 0), progress="counting") == [*range(37, 0, -1)]
+        *_, last, end = screen.getvalue().replace("\n", "\r").split("\r")
+        assert last.startswith("counting 37/37 ")
+        assert last.rstrip().endswith("/s")
+        assert end == ""
+
+
+def test_without_rich_and_without_a_terminal(
+    sqlite_uri: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "rich.progress", None)
+    with PoolManager(sqlite_uri, 1) as manager, manager.jobs(1) as jobs:
+        assert list(jobs.imap(abs, iter([-1, -2]), progress=True)) == [1, 2]
+        with pytest.raises(ZeroDivisionError):
+            jobs.map(lambda number: 1 / number, [1, 0], progress=True)
+    out, err = capfd.readouterr()
+    lines = [line.rpartition(" ")[0] for line in err.splitlines()]
+    assert (out, lines) == ("", ["jobs 2", "jobs 1/2"])

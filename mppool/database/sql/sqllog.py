@@ -39,8 +39,10 @@ def _shown(sql: str) -> str:
 
 @lru_cache(maxsize=256)
 def _coloured(sql: str) -> str:
-    from pygments import highlight
-
+    try:
+        from pygments import highlight
+    except ImportError:
+        return sql  # it is in the extra `color`
     lexer, formatter = _painters()
     return str(highlight(sql, lexer, formatter)).rstrip("\n")
 

@@ -1,5 +1,5 @@
 """A worker process from inside: it attaches, says so, and answers one message after another, until it is told to leave
-or nobody is there to tell it."""
+or its master is gone."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from mppool.fork_lock import import_late
 from mppool.integrations.jobs.pickling import pack, unpack
 
 if TYPE_CHECKING:
-    from mppool import PoolManager, PySQLXEnginePoolSync
+    from mppool import PySQLXEnginePoolSync
 
 __all__ = ["CALLS", "FUNCTION", "LEAVE", "Call", "current_pool", "work"]
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 
-LEAVE, FUNCTION, CALLS = b"", b"f", b"c"  # what a message begins with
+LEAVE, FUNCTION, CALLS = b"", b"f", b"c"  # the first byte of a message
 
 _pool: PySQLXEnginePoolSync | None = None
 
@@ -36,14 +36,13 @@ def current_pool() -> PySQLXEnginePoolSync:
     return _pool
 
 
-def work(line: Any, manager: PoolManager, settings: dict[str, Any]) -> None:
-    """A worker's life."""
+def work(line: Any, pool: PySQLXEnginePoolSync) -> None:
+    """A worker's life: start the handle, then answer messages from the line until it is told to leave."""
     global _pool
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever started us hears of it, and ends us
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that started us receives it too, and ends us
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     try:
-        pool = manager.pool(**settings)
         pool.start()
     except BaseException as error:
         line.send_bytes(_failure(0, error))
@@ -53,7 +52,7 @@ def work(line: Any, manager: PoolManager, settings: dict[str, Any]) -> None:
     try:
         _serve(line)
     except (EOFError, OSError):
-        pass  # nobody there any more
+        pass  # the master is gone
     if not pool.closed:
         pool.stop()
 
@@ -78,7 +77,7 @@ def _serve(line: Any) -> None:
 
 
 def _master() -> int:
-    """What becomes readable when the process that started us is gone; our siblings may hold its end of the line."""
+    """A descriptor that becomes readable when our parent is gone. Siblings may hold the pipe's other end."""
     parent = import_late("multiprocess").parent_process()
     try:
         return os.pidfd_open(parent.pid)

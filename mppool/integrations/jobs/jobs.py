@@ -1,4 +1,4 @@
-"""`Jobs`: the workers together, and what is asked of them."""
+"""`Jobs`: all workers together, and the calls that users make."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from mppool.integrations.jobs.progress import progress_bar
 from mppool.integrations.jobs.worker import Gone, Job, Unsent, Worker
 
 if TYPE_CHECKING:
-    from mppool import PoolManager
+    from mppool import PySQLXEnginePoolSync
 
 __all__ = ["Jobs"]
 
@@ -35,7 +35,7 @@ _open: weakref.WeakSet[Jobs] = weakref.WeakSet()
 
 
 def _exit() -> None:
-    """Whoever forgot to close them: they end now, before multiprocess ends what it takes for forgotten."""
+    """Terminate workers that were never closed, before multiprocess itself ends its daemons."""
     for jobs in list(_open):
         if jobs._owner == os.getpid():
             jobs.terminate()
@@ -48,7 +48,7 @@ class Jobs:
     reaches this process alone, the workers end with its block.
     """
 
-    def __init__(self, manager: PoolManager, processes: int | None, start_method: str | None, **settings: Any) -> None:
+    def __init__(self, pool: PySQLXEnginePoolSync, processes: int | None, start_method: str | None) -> None:
         count = (os.cpu_count() or 1) if processes is None else processes
         if not isinstance(count, int) or isinstance(count, bool):
             raise TypeError(f"processes must be an int, not {count!r}")
@@ -56,11 +56,11 @@ class Jobs:
             raise ValueError(f"processes must be at least 1, not {count}")
         context = import_late("multiprocess").get_context(start_method)
         self._owner = os.getpid()
-        self._name = manager.name
+        self._name = pool.name
         self._lock = threading.Lock()
         self._line: SimpleQueue[Job | None] = SimpleQueue()
         self._closed = self._terminated = False
-        self._workers = [Worker(context, manager, settings) for _ in range(count)]
+        self._workers = [Worker(context, pool) for _ in range(count)]
         try:
             for worker in self._workers:
                 worker.start()
@@ -84,7 +84,7 @@ class Jobs:
 
     @property
     def pids(self) -> list[int]:
-        """The workers, those that died and were not replaced yet among them."""
+        """The workers' pids, with those that have died and were not replaced yet."""
         return [worker.pid for worker in self._workers]
 
     # -- jobs --------------------------------------------------------------------------------------------------
@@ -100,9 +100,12 @@ class Jobs:
         """Run ``function(item)`` for each item, on whichever worker is free.
 
         Args:
+            function: a function, lambda or closure; what it refers to goes along.
+            items: any iterable of arguments that can be pickled.
             chunksize: items that a worker is sent at a time; more than 1 is for many jobs of less than a millisecond.
-            progress: show a bar on stderr (needs rich), a str with that text beside it; None: if stderr is a
-                terminal and rich is installed.
+            progress: True: show progress on stderr: a bar, or a line of text where rich is not installed. A str: the
+                same, with this text beside it. False: do not. None: show a bar if stderr is a terminal and rich is
+                installed.
 
         Returns: the results, in the order of the items.
 
@@ -120,7 +123,16 @@ class Jobs:
         chunksize: int = 1,
         progress: bool | str | None = None,
     ) -> list[Result]:
-        """As `map`, for functions of several arguments: ``function(*item)``."""
+        """As `map`, for functions of several arguments: ``function(*item)``.
+
+        Args:
+            items: an iterable of arguments for each call.
+            function, chunksize, progress: as `map` takes them.
+
+        Returns: the results, in the order of the items.
+
+        Raises: what `map` raises.
+        """
         return self._listed(function, [(tuple(item), {}) for item in items], chunksize, progress)
 
     def imap(
@@ -132,7 +144,13 @@ class Jobs:
         progress: bool | str | None = None,
     ) -> Iterator[Result]:
         """As `map`, but results are there, in order, as soon as they can be. It begins with the first ``next()``, and
-        no more items are read than the workers are about to need."""
+        no more items are read than the workers are about to need.
+
+        Args:
+            function, items, chunksize, progress: as `map` takes them.
+
+        Returns: an iterator over the results, in the order of the items. It raises what `map` raises.
+        """
         results: dict[int, list[Result]] = {}
         following = 0
         for first, chunk in self._each(function, _calls(items), chunksize, progress, _length(items)):
@@ -150,12 +168,22 @@ class Jobs:
         chunksize: int = 1,
         progress: bool | str | None = None,
     ) -> Iterator[Result]:
-        """As `imap`, in the order in which jobs end."""
+        """As `imap`, in the order in which jobs end.
+
+        Args:
+            function, items, chunksize, progress: as `map` takes them.
+
+        Returns: an iterator over the results. It raises what `map` raises.
+        """
         for _, chunk in self._each(function, _calls(items), chunksize, progress, _length(items)):
             yield from chunk
 
     def submit(self, function: Callable[..., Result], *args: Any, **kwargs: Any) -> Future[Result]:
         """Run ``function(*args, **kwargs)`` once.
+
+        Args:
+            function: a function, lambda or closure; what it refers to goes along.
+            args, kwargs: its arguments; they must be picklable.
 
         Returns: a `concurrent.futures.Future`: ``result(timeout)``, ``cancel()`` while it is in line,
             ``asyncio.wrap_future``.
@@ -165,7 +193,13 @@ class Jobs:
         return self._put(Job(pack_function(function), [(args, kwargs)], None, getattr(function, "__qualname__", "job")))
 
     def apply(self, function: Callable[..., Result], *args: Any, **kwargs: Any) -> Result:
-        """``submit(…).result()``."""
+        """Run ``function(*args, **kwargs)`` once and wait for its result.
+
+        Args:
+            function, args, kwargs: as `submit` takes them.
+
+        Raises: what the job raised; WorkerDiedError; PoolClosedError.
+        """
         return self.submit(function, *args, **kwargs).result()
 
     def _listed(
@@ -246,7 +280,7 @@ class Jobs:
                 worker.fate()
 
     def _why(self, worker: Worker, job: Job) -> errors.PoolError:
-        """Why there is no answer."""
+        """The error for a job that got no answer."""
         fate = worker.fate()
         if self._terminated:
             return errors.PoolClosedError(f"the workers of {self._name!r} were terminated")

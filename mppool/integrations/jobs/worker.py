@@ -1,5 +1,5 @@
-"""A worker process as its thread sees it: how it is launched, fed, watched and seen off. What is said between the two
-are bytes on a line that nobody else has; what it does inside is in `inside`."""
+"""A worker process as its thread sees it: launched, given jobs, watched and ended. The two exchange bytes over a pipe
+that no other process uses. The worker's own side is in `inside`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mppool.integrations.jobs.inside import CALLS, FUNCTION, LEAVE, Call, work
 from mppool.integrations.jobs.pickling import pack, unpack
 
 if TYPE_CHECKING:
-    from mppool import PoolManager
+    from mppool import PySQLXEnginePoolSync
 
 __all__ = ["Gone", "Job", "Unsent", "Worker"]
 
@@ -41,7 +41,7 @@ class Gone(Exception):
 
 
 class Unsent(Gone):
-    """It has not even had the job."""
+    """The job was never sent."""
 
 
 class Job:
@@ -72,16 +72,15 @@ class Job:
 
 
 class Worker:
-    """A worker process, and whoever takes its place. Only one thread talks to it.
+    """A worker process, and those that replace it. Only one thread talks to it.
 
     Args:
         context: of multiprocess; how it is started.
-        manager: whose pool it shall have ready.
-        settings: of its handle.
+        pool: the handle that each worker has ready; each process has its own copy.
     """
 
-    def __init__(self, context: Any, manager: PoolManager, settings: dict[str, Any]) -> None:
-        self._context, self._args = context, (manager, settings)
+    def __init__(self, context: Any, pool: PySQLXEnginePoolSync) -> None:
+        self._context, self._pool = context, pool
         self._process: Any = None
         self._line: Any = None
         self._knows = b""  # the function that was sent last
@@ -92,14 +91,14 @@ class Worker:
         self._let_go()
         with _forking:
             line, theirs = self._context.Pipe()
-            process = self._context.Process(target=work, args=(theirs, *self._args), name="mppool-job", daemon=True)
+            process = self._context.Process(target=work, args=(theirs, self._pool), name="mppool-job", daemon=True)
             with _no_interrupts(self._context.get_start_method()):
                 process.start()
             theirs.close()
         self._process, self._line, self._knows, self.pid = process, line, b"", process.pid
 
     def wait_ready(self) -> None:
-        """Wait until it has the pool ready. Raises: why it has not."""
+        """Wait until it has the pool ready. Raises: the error that kept it from that; WorkerDiedError."""
         try:
             answer = self._hear()
         except Gone:
@@ -110,7 +109,7 @@ class Worker:
             raise _blamed(error, f"worker {self.pid}, when it started", text)
 
     def run(self, job: Job) -> Any:
-        """Have a job done. Raises: what it raised, with a note that names the call; Unsent, Gone."""
+        """Run a job in it. Raises: the job's own exception with a note that names the call; Unsent, Gone."""
         if self._knows != job.function:
             self._say(FUNCTION + job.function)
             self._knows = job.function
@@ -142,7 +141,7 @@ class Worker:
             return bool(self._process.is_alive())
 
     def fate(self) -> str:
-        """What became of a worker that is gone, or as good as gone."""
+        """Say how a worker ended; kill it if it does not."""
         self._process.join(GRACE)
         if self.alive():
             self._process.kill()
@@ -153,7 +152,7 @@ class Worker:
         return f"was killed by {signal.Signals(-code).name if -code in list(signal.Signals) else f'signal {-code}'}"
 
     def terminate(self, number: int = signal.SIGTERM) -> None:
-        """Have it go at once. Called from any thread."""
+        """End it at once. May be called from any thread."""
         try:
             process = self._process
             if process is not None:
@@ -162,7 +161,7 @@ class Worker:
             pass  # closed by its thread: it is gone
 
     def end(self) -> None:
-        """Let it leave, and see it off."""
+        """Tell it to leave, and wait until it has."""
         if self._process is None:
             return
         try:
@@ -184,7 +183,7 @@ class Worker:
 
 @contextmanager
 def _no_interrupts(start_method: str) -> Iterator[None]:
-    """What is started here sees no Ctrl-C until it has said that it ignores it."""
+    """Block Ctrl-C (SIGINT) while a process is started; the worker ignores it from its first step on."""
     if start_method != "fork":  # helpers that stay, and are not ours alone
         import_late("multiprocess.resource_tracker").ensure_running()
     if start_method == "forkserver":
