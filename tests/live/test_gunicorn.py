@@ -237,9 +237,10 @@ def status(port: int, path: str = "/") -> int:
 def test_a_worker_that_hangs_is_killed_and_its_permit_is_back(
     postgres_uri: str, postgres_judge: Any, load: str, tmp_path: Any
 ) -> None:
-    """gunicorn's timeout: SIGABRT, then SIGKILL. Each hung request holds one of two permits."""
+    """gunicorn's timeout: SIGABRT, then SIGKILL; a worker boots within it on a busy machine, too. Each hung one
+    holds one of two permits."""
     with (
-        gunicorn(postgres_uri, "sync", load, tmp_path, "--timeout", "1", budget=2, quiet=False) as running,
+        gunicorn(postgres_uri, "sync", load, tmp_path, "--timeout", "3", budget=2, quiet=False) as running,
         postgres_judge.watch() as seen,
         ThreadPoolExecutor(2) as two,
     ):
