@@ -8,20 +8,28 @@ once: after a restart every process wants all its connections back in the same i
 from __future__ import annotations
 
 import random
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from mppool.core.backoff import Backoff
+from mppool.core.pool import PoolMachine
 from mppool.database.contract import one_by_one
+from mppool.settings import BudgetSettings, PoolSettings
 from mppool.shared import paths
 from mppool.shared.descriptors import is_short
 from mppool.shared.file_slots import FileSlot, FileSlots
 
-if TYPE_CHECKING:
-    from mppool.process.local import LocalPool
-
 AT_ONCE = 16  # connections one process opens at a time
 PAUSES = (0.05, 0.5)  # seconds between tries, at first and at most: who comes back is in full use within a second
 ASK_AGAIN = (0.005, 0.015)  # seconds until the next try when all turns are taken
+
+
+class Limited(Protocol):
+    """The parts of a local pool that its connect limiter reads. The settings may be replaced while the pool runs."""
+
+    name: str
+    budget: BudgetSettings
+    settings: PoolSettings
+    machine: PoolMachine
 
 
 class ConnectLimiter:
@@ -31,7 +39,7 @@ class ConnectLimiter:
         failures: tries that have failed since one succeeded; those that ran beside another count as one.
     """
 
-    def __init__(self, pool: LocalPool) -> None:
+    def __init__(self, pool: Limited) -> None:
         self._pool = pool
         self._backoff = Backoff(*PAUSES)
         self._closed_until = 0.0

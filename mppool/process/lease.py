@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar
 
 from mppool import errors
 from mppool.core.pool import Slot, Waiter
 
 if TYPE_CHECKING:
-    from mppool.process.handle import Handle
-    from mppool.process.local import LocalPool
+    from mppool.settings import PoolSettings
 
 new: Any = object.__new__
 L = TypeVar("L", bound="Lease")
@@ -66,6 +65,29 @@ def lends(face: type, word: str) -> Callable[[type[L]], type[L]]:
     return decorate
 
 
+class Lender(Protocol):
+    """The parts of a local pool that a lease uses."""
+
+    def borrow(self, caller: Waiter) -> Slot | None: ...
+    def line_up(self, caller: Waiter) -> Slot | None: ...
+    def outcome(self, caller: Waiter, waited: float | None) -> Slot: ...
+    def give_back(self, caller: Waiter) -> None: ...
+    def leave_over(self, caller: Waiter) -> None: ...
+    def end(self, caller: Waiter) -> None: ...
+
+
+class LeaseMaker(Protocol):
+    """The parts of a handle that a lease uses."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def _local(self) -> Lender | None: ...
+    @property
+    def _settings(self) -> PoolSettings: ...
+    def _resolve(self) -> Lender: ...
+
+
 class Lease(Waiter):
     """It is in its pool's books from the moment a connection is lent to it, and can be entered once.
 
@@ -74,9 +96,9 @@ class Lease(Waiter):
 
     __slots__ = ("_bell", "_face", "_handle", "_local", "_timeout")
 
-    _handle: Handle
+    _handle: LeaseMaker
     _timeout: float | None
-    _local: LocalPool | None  # where; None: it has not been entered
+    _local: Lender | None  # where; None: it has not been entered
     _face: Any  # what was lent
     _bell: Waiter  # of a caller that waits
 
@@ -85,7 +107,7 @@ class Lease(Waiter):
             f"pool {self._handle.name!r}: this borrow has been entered before; call connection() for each block"
         )
 
-    def _patience(self) -> tuple[LocalPool, float]:
+    def _patience(self) -> tuple[Lender, float]:
         """Where to wait for a connection, and for how many seconds. The pool may have been stopped and started since it
         was looked at."""
         local = self._local = self._handle._resolve()
