@@ -175,9 +175,9 @@ class Link(LinkState):
 
     async def answers(self) -> bool:
         """Does the database answer? Waits until all earlier calls on the connection have ended."""
-        if self.conn is None or self.taken() or not self.conn.is_healthy():
-            return False
-        try:
+        try:  # another thread may close the connection at any moment: ``conn`` is None then
+            if self.conn is None or self.taken() or not self.conn.is_healthy():
+                return False
             await self.conn.query_typed(self.statement("SELECT 1"))
         except self.driver.Error as error:
             return bool(error.code() == _ABORTED_TRANSACTION)  # type: ignore[attr-defined]
