@@ -208,12 +208,8 @@ def test_every_lazy_name_has_a_home() -> None:
 KNOWN_CIRCLES: list[set[str]] = [
     {
         "mppool.process.agent",
-        "mppool.process.connect_limiter",
         "mppool.process.connector",
-        "mppool.process.handle",
-        "mppool.process.lease",
         "mppool.process.local",
-        "mppool.process.registry",
         "mppool.process.silent_connections",
     },
 ]

@@ -41,7 +41,7 @@ ELSEWHERE: dict[str, str] = {
     "mppool.integrations.jobs.progress": "tests/integrations/test_jobs.py",
     "mppool.integrations.jobs.worker": "tests/integrations/test_jobs.py",
     "mppool.manager.admission": "tests/manager/test_server.py tests/crash/test_other_places.py",
-    "mppool.manager.clients": "tests/manager/test_server.py tests/manager/test_rude_guests.py",
+    "mppool.manager.clients": "tests/manager/test_server.py tests/manager/test_rude_clients.py",
     "mppool.manager.connections": "tests/manager/test_tcp_closing.py",
     "mppool.manager.orphans": "tests/crash/test_orphans.py",
     "mppool.manager.unshared": "tests/crash/test_exec.py",

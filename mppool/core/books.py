@@ -28,15 +28,19 @@ if TYPE_CHECKING:
 
         def read(self, member: int) -> Facts:
             """What a member reports."""
+            ...
 
         def idle(self) -> list[tuple[float, int]]:
             """(since when its oldest idle connection has been so, member), of all that have one."""
+            ...
 
         def unused(self) -> list[int]:
             """Members that have fewer connections than permits, not counting those that they close."""
+            ...
 
         def least_cost(self) -> float:
             """The least time that an open takes by the members' measurements, in seconds; 0: there are none."""
+            ...
 
 
 class Books:

@@ -283,7 +283,7 @@ class LocalPool:
             return
         lock, machine, row = self.lock, self.machine, self.row
         slot: Any = caller.slot
-        action, ring = None, False
+        action, ring, left_open = None, False, False
         try:
             lock.acquire()
             if self.amid:
