@@ -137,7 +137,7 @@ def own_limit() -> None:
 
 
 class Shortages:
-    """Moments in which a process can have no descriptor but those that it has: its limit is lowered to their number."""
+    """Moments in which a process can have no descriptor but those that it has: its limit is the lowest free number."""
 
     def __init__(self, dice: random.Random) -> None:
         self._random = dice
@@ -146,11 +146,11 @@ class Shortages:
     def begin(self, pid: int) -> bool:
         """Now, for a while. False: there is no such process."""
         try:
-            count = len(os.listdir(f"/proc/{pid}/fd"))
+            taken = {int(number) for number in os.listdir(f"/proc/{pid}/fd")}
         except OSError:
             return False
         self._until[pid] = time.monotonic() + self._random.uniform(0.001, LONGEST_SHORTAGE)
-        return self._limit(pid, count)
+        return self._limit(pid, min(set(range(len(taken) + 1)) - taken))
 
     def end_due(self) -> None:
         """End those that have lasted for long enough."""

@@ -34,7 +34,7 @@ class Tracer:
     def __init__(self, point: Point | None, act: Callable[[], None]) -> None:
         self.phase = "boot"
         self.seen: dict[tuple[str, str], int] = {}
-        self._point, self._act = point, act
+        self._point, self._act, self._pid = point, act, os.getpid()
 
     def install(self) -> None:
         """Trace this thread's calls from now on, and those of all threads to come."""
@@ -53,7 +53,7 @@ class Tracer:
             name = f"{code.co_filename[len(PACKAGE) :]}:{code.co_name}:{frame.f_lineno}"
             key = self.phase, name
             count = self.seen[key] = self.seen.get(key, 0) + 1
-            if self._point == (*key, count):
+            if self._point == (*key, count) and os.getpid() == self._pid:  # what is forked from it goes on
                 self._point = None
                 self._act()
         return self._line

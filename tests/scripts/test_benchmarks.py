@@ -127,7 +127,7 @@ def test_the_ledger_is_read_as_it_is(tmp_path: os.PathLike[str]) -> None:
     path = os.path.join(tmp_path, "ledger")
     book, fd = ledger.Ledger.create(path)
     os.close(fd)
-    at = book.row(1)
+    at = book.offset(1)
     for cell, value in {
         ledger.PID: 7, ledger.CREDIT: 5, ledger.HELD: 4, ledger.IN_USE: 2, ledger.MOVING: 1, ledger.WAITING: 3
     }.items():  # fmt: skip
