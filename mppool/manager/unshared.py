@@ -27,9 +27,9 @@ COSTLY = 20  # times as long as a look takes is the least pause before the next:
 UNTOLD = 0.3
 _LOOKS = "client_connection_check_interval"  # in a uri: whether PostgreSQL looks for its client is the user's choice
 
-# Seconds without sight of an unshared connection until it counts as ended: the kernel forgets it at once if something
-# comes on it, or came, that its process does not live to read (it is reset). The server was idle then, or about to
-# be, and ends it when it sees that, which takes a busy host's server a while.
+# Seconds that an unshared connection must be missing from the kernel's list until it counts as ended. The kernel
+# forgets it at once if something comes on it, or came, that its process does not live to read (it is reset). The server
+# was idle then, or about to be, and ends it when it sees that, which takes a busy host's server a while.
 RESET = 1.0
 
 
@@ -68,7 +68,7 @@ class UnsharedConnections:
         self._goes_on = not config["database"].startswith("postgresql:") or _LOOKS in config["uri"]
         self._watched, self._ended = watched, ended
         self._all: list[_Unshared] = []  # the oldest first
-        self._sights: dict[int, float] = {}  # ports of connections that the kernel listed: when it last did
+        self._ports: dict[int, float | None] = {}  # of connections that the kernel listed: since when it does no more
         self._look_at = self._pause = 0.0
 
     def __bool__(self) -> bool:
@@ -119,10 +119,11 @@ class UnsharedConnections:
 
     def _ended_at_least(self, now: float, ports: list[int]) -> int:
         """As many of those that may be over the server has ended at the least, by the ports of all that it has not."""
-        self._sights.update(dict.fromkeys(ports, now))
-        self._sights = {port: at for port, at in self._sights.items() if now < at + RESET}
+        listed = dict.fromkeys(ports)
+        missing = {port: since or now for port, since in self._ports.items() if port not in listed}
+        self._ports = {**listed, **{port: since for port, since in missing.items() if now < since + RESET}}
         old = sum(each.left for each in self._all if now >= each.since + RESET)
-        return max(0, old - len(self._sights.keys() - self._watched()))
+        return max(0, old - len(self._ports.keys() - self._watched()))
 
 
 def warn_of_orphan() -> None:
