@@ -75,14 +75,15 @@ class Orphan:
 
     Attributes:
         deaf: the member had shut its side down for reading: nothing tells of the server's end, one has to look.
+        reset: it is over, but the server may still have to see that.
         endpoint: address and port of our end; None: it is not TCP, or not connected any more.
     """
 
-    __slots__ = ("_connection", "deaf", "endpoint", "member", "since")
+    __slots__ = ("_connection", "deaf", "endpoint", "member", "reset", "since")
 
     def __init__(self, connection: socket.socket, member: int, since: float) -> None:
         self._connection = connection
-        self.deaf = False
+        self.deaf = self.reset = False
         self.member = member
         self.since = since
         self.endpoint = endpoint(connection)
@@ -104,6 +105,7 @@ class Orphan:
         except BlockingIOError:
             return False
         except OSError:
+            self.reset = True
             return True
         return False
 

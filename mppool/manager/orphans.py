@@ -76,15 +76,16 @@ class Orphans:
         A connection that the member had not shared yet was just being opened, or is of a kind that has no socket to be
         found: nothing runs there.
         """
-        orphans = []
+        orphans, reset = [], 0
         for connection in connections:
             orphan = Orphan(connection, member, time.monotonic())
             if orphan.listen():
+                reset += orphan.reset
                 orphan.close()
             else:
                 orphans.append(orphan)
         credit = self._allocator.books.accounts[member].credit
-        unseen = max(0, min(self._held(member) - len(connections), credit - len(orphans)))
+        unseen = max(0, min(self._held(member) - len(connections) + reset, credit - len(orphans)))
         if not orphans and not unseen:
             self._allocator.leave(member)
             return
@@ -136,7 +137,10 @@ class Orphans:
         self._orphans.remove(orphan)
         self._unregister(orphan)
         orphan.close()
-        self._allocator.ended(orphan.member, time.monotonic())
+        if orphan.reset:
+            self._unshared.add(orphan.member, 1, 0)
+        else:
+            self._allocator.ended(orphan.member, time.monotonic())
         if not self._orphans:
             self._reaper.succeeded()
         self._freed()

@@ -24,6 +24,9 @@ __all__ = ["Endings", "Twin", "Watch", "is_open", "keep_alive", "lent", "local_p
 
 _WATCHED = re.compile(r"tfd:\s*(\d+)\s+events:\s*([0-9a-f]+).*?ino:\s*([0-9a-f]+)")
 LOOK_EVERY = 0.01  # seconds
+# Seconds that a server may take to see that a connection is reset. The kernel resets one when the server speaks on it
+# after it was shut down for reading: the server was at work then, and ends it when it looks.
+RESET = 0.1
 _EDGE_TRIGGERED = 1 << 31  # the driver's runtime asks for it, asyncio and uvloop do not
 
 Descriptor = tuple[int, int]  # number, inode
@@ -145,8 +148,11 @@ class Twin:
                     if peer_ended(self._socket.use()):
                         return True
                     sleep(min(left, LOOK_EVERY))  # our side is shut down for reading: nothing tells of the server's
+        except ConnectionResetError:
+            sleep(min(max(0.0, deadline - monotonic()), RESET))
+            return True
         except OSError:
-            return True  # it was reset, or closed from outside
+            return True  # it was closed from outside
         return False
 
     def close(self) -> None:
