@@ -469,7 +469,7 @@ class LocalPool:
             )
 
     def _numbers(self) -> str:
-        """Who has what, more or less: it is read without the lock."""
+        """What this pool has, approximately: it is read without the lock."""
         machine = self.machine
         here = (
             f"here {machine.lent} in use, {len(machine.idle)} idle, "

@@ -102,8 +102,8 @@ class PoolManager:
     def stop(self) -> None:
         """End the budget: stop this process's handles, admit no new member. The manager leaves with the last one.
 
-        Whoever has attached to a budget by its name may end it so. A scope's budget is not one process's to end: there
-        it stops this process's handles only.
+        A process that has attached to a budget by its name may end it so. A scope's budget is not one process's to end:
+        there it stops this process's handles only.
 
         Raises: PoolAlreadyClosedError.
         """
@@ -249,7 +249,7 @@ class PoolManager:
         return int(self._read().cells[L.H_MANAGER])
 
     def stats(self) -> BudgetStats:
-        """Who holds what, read from the ledger: it costs the manager nothing. Raises: ManagerUnavailableError."""
+        """Read from the ledger what each member holds; the manager does nothing. Raises: ManagerUnavailableError."""
         ledger = self._read()
         cells, members = ledger.cells, []
         for at in (ledger.offset(index) for index in range(L.ROWS)):

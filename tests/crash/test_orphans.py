@@ -12,7 +12,8 @@ import signal
 import socket
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -22,7 +23,7 @@ from mppool.shared import ledger as L
 from tests.crash.crew import REPEAT, SLOWEST, Books, crew, say, succeeded, watched
 from tests.manager.seats import get, served_here, sit, want
 from tests.servers import Judge, LimitedRole
-from tests.waiting import Whistle, forked, until
+from tests.waiting import Child, Whistle, forked, until
 
 ROUNDS = REPEAT or 8
 BUSY = {"postgresql": "SELECT pg_sleep(60)::text AS a", "mysql": "SELECT SLEEP(2) AS a"}
@@ -204,8 +205,9 @@ def test_a_connection_that_nobody_had_told_of() -> None:
         other.leave()
 
 
-def test_one_that_the_server_speaks_on_is_not_free_at_once() -> None:
-    """The kernel resets it, and lists it no more; the server, which was at work, sees that when it looks."""
+@contextmanager
+def served_apart() -> Iterator[tuple[Child, socket.socket, socket.socket]]:
+    """A manager, and both ends of a connection to its server; the manager has neither."""
     listener = socket.create_server(("127.0.0.1", 0))
     ours = socket.create_connection(listener.getsockname())
     theirs, _ = listener.accept()
@@ -215,7 +217,13 @@ def test_one_that_the_server_speaks_on_is_not_free_at_once() -> None:
         for each in (ours, theirs, listener):
             each.close()
 
-    with served_here(apart, port=listener.getsockname()[1]), listener:
+    with served_here(apart, port=listener.getsockname()[1]) as manager, listener:
+        yield manager, ours, theirs
+
+
+def test_one_that_the_server_speaks_on_is_not_free_at_once() -> None:
+    """The kernel resets it, and lists it no more; the server, which was at work, sees that when it looks."""
+    with served_apart() as (_, ours, theirs):
         dead, other = sit(), sit()
         get(dead, 1)
         want(other, 4)
@@ -234,16 +242,7 @@ def test_one_that_the_server_speaks_on_is_not_free_at_once() -> None:
 
 
 def test_with_the_last_that_is_mourned_the_manager_leaves() -> None:
-    listener = socket.create_server(("127.0.0.1", 0))
-    ours = socket.create_connection(listener.getsockname())
-    theirs, _ = listener.accept()
-
-    def apart() -> None:
-        server.identity.runs = lambda pid, since: False  # the dead ones are not
-        for each in (ours, theirs, listener):
-            each.close()
-
-    with served_here(apart, port=listener.getsockname()[1]) as manager, listener:
+    with served_apart() as (manager, ours, theirs):
         dead = sit()
         get(dead, 1)
         ours.close()
