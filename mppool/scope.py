@@ -12,16 +12,22 @@ import os
 import secrets
 import zlib
 from collections.abc import MutableMapping
+from dataclasses import replace
 
-from mppool.settings import BudgetSettings, check_name
+from mppool.cluster_url import check
+from mppool.settings import ALWAYS, BudgetSettings, check_name
 
 __all__ = ["begin", "named", "owns"]
 
-SCOPE, MAX_SIZE = "MPPOOL_SCOPE", "MPPOOL_MAX_SIZE"
+SCOPE, MAX_SIZE, CLUSTER = "MPPOOL_SCOPE", "MPPOOL_MAX_SIZE", "MPPOOL_CLUSTER"
 
 
 def begin(
-    max_size: int | None = None, environ: MutableMapping[str, str] | None = None, *, name: str | None = None
+    max_size: int | None = None,
+    environ: MutableMapping[str, str] | None = None,
+    *,
+    name: str | None = None,
+    cluster: str | None = None,
 ) -> str:
     """Begin a scope, or stay in the one that there is.
 
@@ -30,6 +36,8 @@ def begin(
         environ: the environment to put it into; None: that of this process, for processes that start from now on.
         name: of a scope that others may begin, too, and so join: gunicorn's second master in an upgrade (USR2), say,
             which does not inherit what the first one's configuration put into the environment. None: one is made up.
+        cluster: the url of the engine that keeps its budgets for PostgreSQL databases over several hosts, on all of
+            which a scope with this ``name`` begins; None: they are this host's alone.
 
     Returns: the scope's name.
 
@@ -39,6 +47,10 @@ def begin(
     if name is not None:
         check_name(name)
         check_name(f"{name}-{0:08x}")  # its budgets have names of this form
+    if cluster is not None:
+        if name is None:
+            raise ValueError("a scope over several hosts needs a name, the same on all hosts")
+        environ[CLUSTER] = check(cluster)
     if max_size is not None:
         BudgetSettings("sqlite:any", max_size)  # refuses a bad value
         environ[MAX_SIZE] = str(max_size)
@@ -55,14 +67,22 @@ def named(budget: BudgetSettings) -> tuple[BudgetSettings, str]:
     """The ``budget`` with what the scope decides, and its name: the user's, the scope's, or one made up for this
     program and its forked children.
 
-    Raises: ValueError: the environment holds a value that is no number of permits.
+    Raises: ValueError: the environment holds a value that is no number of permits; or the budget is to have the size of
+        a running one, and cannot be another one's.
     """
     scope, given = os.environ.get(SCOPE), os.environ.get(MAX_SIZE)
     if budget.name is not None:
         return budget, budget.name
     if not scope:
+        if budget.max_size is None:
+            raise ValueError("max_size=None takes the size of a running budget: say which one, by its name")
         return budget, f"own-{os.getpid()}-{secrets.token_hex(4)}"
     if given and not given.isdigit():
         raise ValueError(f"the environment variable {MAX_SIZE} must be a whole number, not {given!r}")
     name = f"{scope}-{zlib.crc32(budget.database.key.encode()):08x}"
-    return BudgetSettings(budget.uri, int(given) if given else budget.max_size, name, budget.end_orphans), name
+    size = int(given) if given else budget.max_size
+    # Its processes begin at any time, with numbers that were written down before.
+    cluster = budget.cluster
+    if cluster is None and budget.database.provider == "postgresql":
+        cluster = os.environ.get(CLUSTER) or None
+    return replace(budget, max_size=size, name=name, made=ALWAYS, cluster=cluster), name

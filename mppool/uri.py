@@ -9,11 +9,16 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass, field
-from typing import NamedTuple
-from urllib.parse import unquote, unquote_plus
+import threading
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+from urllib.parse import quote, unquote, unquote_plus
 
-__all__ = ["Database", "Uri", "options", "secrets"]
+__all__ = ["Database", "Uri", "UriSource", "ask", "named", "options", "secrets"]
+
+#: A database's uri, or a function, plain or async, that is asked for it whenever a connection is opened.
+UriSource = str | Callable[[], str] | Callable[[], Awaitable[str]]
 
 PROVIDERS = ("postgresql", "mysql", "sqlserver", "sqlite")
 PORTS = {"postgresql": 5432, "mysql": 3306}
@@ -51,6 +56,15 @@ _KNOWN = {
     *("pool_timeout", "prefer_socket", "schema", "socket", "socket_timeout", "statement_cache_size"),
     *("max_connection_lifetime", "max_idle_connection_lifetime", *_TLS["postgresql"]),
 }
+#: How PostgreSQL notices that the way to a client of a budget over several hosts is cut: seconds until it probes one
+#: that is silent, seconds between probes, and their number; and, since it does not probe while it waits for a client to
+#: acknowledge what it sent, milliseconds until it gives that up.
+_PROBES = {
+    "tcp_keepalives_idle": 3,
+    "tcp_keepalives_interval": 1,
+    "tcp_keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+}
 _SQLITE_OWN = {"mode", "cache", "immutable", "nolock", "vfs", "psow"}  # SQLite's, which the driver does not pass on
 
 
@@ -62,6 +76,35 @@ class Uri(str):
 
     def __repr__(self) -> str:
         return f"'{self.partition(':')[0]}:***'"
+
+
+def ask(source: Callable[[], Any]) -> object:
+    """What the function says; an async one runs to its end on this thread, in a loop of its own, or on another thread
+    if a loop runs on this one. Raises: what it raises."""
+    said = source()
+    if not isinstance(said, Awaitable):
+        return said
+    import asyncio
+
+    async def end(awaitable: Awaitable[object] = said) -> object:
+        return await awaitable
+
+    if asyncio._get_running_loop() is None:
+        return asyncio.run(end())
+    outcome: list[Any] = [None, None]
+
+    def run() -> None:
+        try:
+            outcome[0] = asyncio.run(end())
+        except BaseException as error:
+            outcome[1] = error
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join()
+    if outcome[1] is not None:
+        raise outcome[1]
+    return outcome[0]
 
 
 @dataclass(frozen=True)
@@ -95,6 +138,24 @@ class Database:
                 "postgresql://, postgres://, mysql://, sqlserver://, sqlite: or file:"
             )
         return cls._sqlserver(rest) if scheme == "sqlserver" else cls._server(scheme, rest)
+
+    def tagged(self, tag: str, timeout: float) -> Database:
+        """The same PostgreSQL database, for a connection of a budget over several hosts.
+
+        Its application_name begins with the host's tag, and the server notices within seconds that the way to this host
+        is cut: until then it counts the connection. Opening it may take ``timeout`` whole seconds, and no longer.
+        """
+        given = options(self.uri)
+        uri = named(self.uri, f"{tag} {unquote_plus(given.get('application_name', ''))}".strip())
+        if "connect_timeout" in given:
+            own = given["connect_timeout"]
+            seconds = min(int(own), int(timeout)) if own.isdecimal() and int(own) else int(timeout)
+            uri = _with(uri, "connect_timeout", str(seconds))
+        if "tcp_keepalives" not in uri:
+            probes = "%20".join(f"-c%20{name}%3D{value}" for name, value in _PROBES.items())
+            before = given.get("options")
+            uri = _with(uri, "options", f"{before}%20{probes}" if before else probes)
+        return replace(self, uri=Uri(uri))
 
     @classmethod
     def _server(cls, scheme: str, rest: str) -> Database:
@@ -147,6 +208,18 @@ class Database:
             ) from None
         path = "/" + path.lstrip("/") if path.startswith("//") else path
         return cls(Uri(f"file:{path}{question}{given}"), "sqlite", f"sqlite:{path}")
+
+
+def named(uri: str, name: str) -> str:
+    """The uri of a PostgreSQL database with this application_name."""
+    return _with(uri, "application_name", quote(name, safe=""))
+
+
+def _with(uri: str, option: str, value: str) -> str:
+    """The uri with this option; ``value`` is encoded."""
+    place, _, query = uri.partition("?")
+    kept = [part for part in query.split("&") if part and unquote_plus(part.partition("=")[0]) != option]
+    return f"{place}?{'&'.join([*kept, f'{option}={value}'])}"
 
 
 # --- the parts of a server's uri ----------------------------------------------------------------------------

@@ -102,11 +102,60 @@ class Postgres:
         self._process = _launch(self._command, self.uri, self._log, self._options, self._answer)
         return self._process.pid
 
-    def stop(self) -> None:
+    def stop(self, signal_: int = signal.SIGINT) -> None:
         """End all connections and shut down, as ``pg_ctl stop -m fast`` does; returns when it is gone."""
         process, self._process = self._process, None
         if process is not None:
-            process.send_signal(signal.SIGINT)
+            process.send_signal(signal_)
+            process.wait(20)
+
+
+class Redis:
+    """A Redis or Valkey server of one's own on a free port; it can be stopped and started again on the same one.
+
+    Args:
+        folder: where it lives; made here.
+        more: arguments of the server's.
+        tls: it speaks TLS only.
+        address: where it listens, too.
+    """
+
+    def __init__(self, folder: str, *more: str, tls: bool = False, address: str = "") -> None:
+        binary = os.environ.get("MPPOOL_TEST_REDIS_SERVER") or _which("redis-server", "valkey-server")
+        if binary is None:
+            raise NoServer("no redis-server or valkey-server on PATH, and MPPOOL_TEST_REDIS_SERVER is not set")
+        os.makedirs(folder)
+        self.port, self.log = _free_port(), os.path.join(folder, "log")
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        ports = ["--port", "0", "--tls-port", str(self.port)] if tls else ["--port", str(self.port)]
+        self._command = [binary, *more, *ports, "--bind", "127.0.0.1", *filter(None, [address]), "--dir", folder]
+        self._command += ["--save", ""] if "--sentinel" not in more else []
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> int:
+        """Returns when it listens: its pid."""
+
+        def answer(_: str) -> None:
+            socket.create_connection(("127.0.0.1", self.port), 1).close()
+
+        self._process = _launch(self._command, self.url, self.log, {}, answer)
+        return self._process.pid
+
+    def pause(self) -> None:
+        """It answers nothing until `resume`; the kernel still takes what is sent to it."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """It goes on."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
+    def stop(self, signal_: int = signal.SIGTERM) -> None:
+        """Returns when it is gone."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.send_signal(signal_)
             process.wait(20)
 
 

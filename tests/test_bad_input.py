@@ -93,8 +93,8 @@ def test_a_misspelt_parameter_is_refused_by_the_public_name(flavour: Flavour) ->
     maker: Any = PySQLXEnginePoolSync if flavour.name == "sync" else PySQLXEnginePool
     with pytest.raises(TypeError, match=f"^{maker.__name__} has no parameter 'min_sise': did you mean 'min_size'"):
         maker(GOOD, min_sise=1)
-    with pytest.raises(TypeError, match=f"^{maker.__name__} has no parameter 'colour': it has uri, min_size, "):
-        maker(GOOD, 1, colour="red")
+    with pytest.raises(TypeError, match=f"^{maker.__name__} has no parameter 'tint': it has uri, min_size, "):
+        maker(GOOD, 1, tint="red")
     with pytest.raises(TypeError, match=rf"^{maker.__name__}\.__init__\(\) missing"):
         maker()
     manager = PoolManager(GOOD, 2)
@@ -196,6 +196,6 @@ def test_a_server_that_is_down_is_the_timeouts_cause(flavour: Flavour) -> None:
                 async with flavour.connection(pool, 0.5):
                     raise AssertionError
             assert isinstance(caught.value.__cause__, errors.ConnectError)
-            assert pool.stats().connect_errors >= 1
+            assert pool.stats().connections_errors >= 1
 
     run(scenario())

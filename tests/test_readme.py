@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import os
 import re
@@ -144,18 +143,6 @@ def test_the_first_comment_and_the_configuration_serve_it_too(folder: Path) -> N
     command = re.match(r"# app\.py: run it with  (.*)", SCRIPTS["app.py"])
     assert command
     assert served(command[1].split()).endswith("\r\n42\n")
-
-
-@pytest.mark.skipif(find_spec("starlette") is None, reason="needs starlette")
-def test_the_lifespan_block_starts_and_stops_its_pool(folder: Path) -> None:
-    asgi = runpy.run_path("asgi.py")
-
-    async def main() -> None:
-        async with asgi["app"].router.lifespan_context(asgi["app"]), asgi["pool"].connection() as conn:
-            assert (await conn.query_first("SELECT 1 AS a")).a == 1
-        assert asgi["pool"].closed
-
-    asyncio.run(main())
 
 
 # -- what the pages say ----------------------------------------------------------------------------------------

@@ -173,4 +173,4 @@ def test_show(sqlite_uri: str) -> None:
         assert done.returncode == 0, done.stderr
         first, _, mine = done.stdout.splitlines()
         assert first == f"budget shop: 1 of 3 connections open, 2 permits free, 0 wanted; manager {manager.pid}"
-        assert mine.split() == [str(os.getpid()), "1", "1", "0", "0", "0"]
+        assert mine.split()[:6] == [str(os.getpid()), "1", "1", "0", "0", "0"]

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from mppool.core.notifications import Orders
 
+MOST = 10_000  # permits that a budget may have
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -90,6 +92,11 @@ class Account:
         return max(0, self.credit - max(self.demand, self.held - self.closing))
 
     @property
+    def spare(self) -> int:
+        """Permits that are unused or have idle connections, beyond those that are recalled."""
+        return max(0, self.target - self.in_use - max(0, self.moving - self.closing))
+
+    @property
     def recalled_unused(self) -> int:
         """Permits on the semaphore that are recalled."""
         return min(self.unused, self.credit - self.target)
@@ -119,8 +126,9 @@ class Accounts:
     """All accounts of one budget; the only class that changes a credit.
 
     Attributes:
-        free: permits on no account. Below zero only when members of another manager brought more than ``max_size``
-            along, which can happen when the folder of a running budget is deleted.
+        max_size: permits of the budget.
+        free: permits on no account. Below zero, the budget is overdrawn: it has become smaller (`resize`), or members
+            of another manager brought more along, which can happen when the folder of a running budget is deleted.
     """
 
     def __init__(self, max_size: int) -> None:
@@ -148,6 +156,11 @@ class Accounts:
         account.frozen = frozen
         self.change(member, credit, now)
         return account
+
+    def resize(self, max_size: int) -> None:
+        """The budget has so many permits from now on; what members have stays theirs until it is recalled."""
+        self.free += max_size - self.max_size
+        self.max_size = max_size
 
     def close(self, member: int) -> None:
         """Forget a member that holds nothing any more: its whole credit is free."""

@@ -14,7 +14,7 @@ does, and says so by the verbs here.
 
 from __future__ import annotations
 
-from mppool.core.accounts import Account, Accounts
+from mppool.core.accounts import MOST, Account, Accounts
 from mppool.core.wants import Wants
 
 TYPE_CHECKING = False
@@ -58,13 +58,23 @@ class Books:
     """
 
     def __init__(self, max_size: int, reports: Reports) -> None:
-        self.max_size = max_size
         self.reports = reports
         self.accounts = Accounts(max_size)
         self.wants = Wants(self.accounts)
         self.unneeded: set[int] = set()
         self.ordered: set[int] = set()
         self.changed: set[int] = set()
+
+    @property
+    def max_size(self) -> int:
+        """Permits of the budget."""
+        return self.accounts.max_size
+
+    def resize(self, max_size: int) -> None:
+        """The budget has so many permits from now on."""
+        self.accounts.resize(max_size)
+        for member in self.accounts:  # what a member may want is limited by the size
+            self.wants.note(member, self.accounts[member])
 
     # -- members come, report and go -------------------------------------------------------------------------
 
@@ -77,7 +87,7 @@ class Books:
     def inherit(self, member: int, credit: int, now: float) -> None:
         """Open an account for a predecessor's member. Until it has declared what it holds, its whole credit counts as
         used."""
-        self.accounts.open(member, now, min(max(0, credit), self.max_size), frozen=True)
+        self.accounts.open(member, now, min(max(0, credit), MOST), frozen=True)
 
     def freeze(self, member: int) -> None:
         """A member cannot report for a while."""

@@ -22,8 +22,9 @@ member asks and it is not known which could give.
 
 from __future__ import annotations
 
-import math
 from heapq import heapify, heappop, heappush, heapreplace
+
+from mppool.core.plan import MoveLimit, Plan
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,53 +40,6 @@ LEAST_LOOK = 0.001  # seconds between looks at all members' idle connections
 UNANSWERED = 4  # looks that an order to close idle connections is counted on; a stopped process does not follow it
 ASKERS = 8  # rich members that may ask at a time; they take turns if there are others
 RICH = 0.5  # processors that may be spent on moves for rich members
-
-
-class Plan:
-    """What to do now. Grants are already booked; recalls are not, since only the semaphore knows what is there.
-
-    Attributes:
-        grants: (member, permits) to put on a semaphore.
-        recalls: (member, permits) to take off a semaphore, as far as they are there; tell `Books.recalled`.
-        again_at: when to plan again although nothing happened; None: never.
-    """
-
-    __slots__ = ("again_at", "grants", "recalls")
-
-    def __init__(self) -> None:
-        self.grants: list[tuple[int, int]] = []
-        self.recalls: list[tuple[int, int]] = []
-        self.again_at: float | None = None
-
-    def due(self, now: float, at: float) -> bool:
-        """Whether the time has come; if not, the plan is made again then."""
-        if now < at and (self.again_at is None or at < self.again_at):
-            self.again_at = at
-        return now >= at
-
-
-class MoveLimit:
-    """A token bucket of moves: ``most`` at once, and then as many a second as their costs allow."""
-
-    def __init__(self, processors: float, most: int) -> None:
-        self._processors, self._most = processors, float(most)
-        self._left, self._at = self._most, 0.0
-
-    def left(self, now: float, cost: float) -> int:
-        """Moves that may be made now."""
-        self._left = min(self._most, self._left + max(0.0, now - self._at) * self._processors / cost)
-        self._at = now
-        return max(0, int(self._left))
-
-    def next_at(self, now: float, cost: float) -> float:
-        """When one more may be made; ``now``: as many as ever may be."""
-        if self._left >= self._most:
-            return now
-        return now + (math.floor(self._left) + 1.0 - self._left) * cost / self._processors
-
-    def spend(self, count: int) -> None:
-        """Moves were made."""
-        self._left = max(self._left - count, -self._most)
 
 
 class Policy:
@@ -107,8 +61,8 @@ class Policy:
         self._searched = False  # whether it is known which members have unused permits
         self._idle: list[tuple[float, int]] = []  # members with idle connections, as of the last look
         self._look_at = self._measure_at = 0.0
-        self._moves = MoveLimit(max(0.5, processors / 2), max(4, books.max_size // 2))
-        self._rich_moves = MoveLimit(RICH, max(4, books.max_size // 8))
+        self._processors = max(0.5, processors / 2)
+        self.resized()
 
     @property
     def cost(self) -> float:
@@ -117,11 +71,18 @@ class Policy:
 
     # -- news ------------------------------------------------------------------------------------------------
 
+    def resized(self) -> None:
+        """The budget has its first size, or another one."""
+        self._moves = MoveLimit(self._processors, max(4, self._books.max_size // 2))
+        self._rich_moves = MoveLimit(RICH, max(4, self._books.max_size // 8))
+
     def notified(self, member: int, now: float) -> None:
-        """A member has notified the manager: read it."""
+        """A member has notified the manager, or reports again after it could not: read it.
+
+        Its idle connection is looked for even if the member seemed to be unresponsive: it is not, since it notifies.
+        """
         self._books.hear(member)
-        account = self._accounts[member]
-        if self.telling and account.idle_since and not self._is_unresponsive(account, now):
+        if self.telling and self._accounts[member].idle_since:
             self.telling, self._look_at = False, 0.0
 
     def search_again(self) -> bool:
@@ -235,12 +196,12 @@ class Policy:
         # What is coming has taken no token yet: it will when it is granted.
         wanted = min(asked, tokens + coming) + overdrawn
         missing = max(0, wanted - coming)
-        if missing:
-            missing -= self._take_idle(plan, missing, now)
         if overdrawn:
             missing -= self._take_overdrawn(min(missing, overdrawn))
         if missing:
-            self._share(plan, wanted - missing, missing, now)
+            missing -= self._take_idle(plan, missing, now)
+        if missing:
+            self._share(plan, max(0, wanted - missing - overdrawn), missing, now)
         for member in self._books.ordered:
             if (unused := self._accounts[member].recalled_unused) > 0:
                 plan.recalls.append((member, unused))
@@ -331,7 +292,7 @@ class Policy:
             self._books.hear(member)
             if account.waiting or not account.idle_since or not plan.due(now, account.idle_since + self.cost):
                 continue
-            idle = account.idle
+            idle = min(account.idle, account.spare)
             if idle >= account.target and found >= len(self._wants.poor):
                 idle -= not plan.due(now, account.idle_since + LAST * self.cost)
             recalled = self._books.recall_idle(member, min(missing - found, idle))
@@ -345,13 +306,29 @@ class Policy:
     # -- connections in use ----------------------------------------------------------------------------------
 
     def _take_overdrawn(self, wanted: int) -> int:
-        """More permits are out than the budget has: recall them from the members with most; how many."""
-        found = 0
-        for member in self._accounts.richest():
-            recalled = min(wanted - found, self._accounts[member].target)
-            for _ in range(recalled):
-                self._books.recall_in_use(member)
-            found += recalled
+        """More permits are out than the budget has: recall them, one at a time, from the member that keeps most then;
+        those that no borrower has come first. How many were found.
+
+        Members that cannot report just now give up their part in thought: else the first ones that come to a successor
+        would pay for all.
+        """
+        accounts, found = self._accounts, 0
+        members = list(accounts.richest())
+        for member in members:
+            self._books.hear(member)
+        frozen = [member for member in accounts if accounts[member].frozen]
+        for only_spare in (True, False):
+            given = [*members, *(() if only_spare else frozen)]
+            keeps = [(-accounts[member].target, place, member) for place, member in enumerate(given)]
+            heapify(keeps)
+            while keeps and found < wanted:
+                negative, place, member = heappop(keeps)
+                if negative == 0 or (only_spare and not accounts[member].spare):
+                    continue
+                if not accounts[member].frozen:
+                    self._books.recall_in_use(member)
+                found += 1
+                heappush(keeps, (negative + 1, place, member))
         return found
 
     def _share(self, plan: Plan, coming: int, most: int, now: float) -> None:

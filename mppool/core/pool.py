@@ -1,7 +1,7 @@
 """The local pool's machine: connections, callers in line, and what to do when something happens to either.
 
 A slot is a permit that this process holds, from the moment it is taken off the semaphore until it is put back. It is
-idle, borrowed, or on the move (being opened, tended or closed). A connection never lies idle while a caller waits.
+idle, borrowed, or on the move (being opened, checked or closed). A connection never lies idle while a caller waits.
 Callers are served first come, first served.
 
 The machine is not thread-safe and does no I/O: its caller holds a lock around each method, and afterwards does what the
@@ -17,96 +17,10 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Container
-from typing import Any, NamedTuple
+from typing import Any
 
-
-class Slot:
-    """A permit and, once it is open, its connection."""
-
-    __slots__ = ("expires", "idle_since", "link")
-
-    def __init__(self) -> None:
-        self.link: Any = None
-        self.expires = self.idle_since = 0.0
-
-
-class Waiter:
-    """A caller: ``slot`` is set once a connection is lent, ``error`` once it has failed; until then it is in line.
-    Only under the pool's lock. ``broken``: an exception has ended its borrow."""
-
-    __slots__ = ("broken", "error", "since", "slot")
-
-    def __init__(self, since: float) -> None:
-        self.since = since
-        self.slot: Slot | None = None
-        self.error: BaseException | None = None
-        self.broken: object = None
-
-    def wake(self) -> bool:
-        """Wake the caller; False: it can no longer be woken. Called without the lock, perhaps more than once."""
-        raise NotImplementedError
-
-    def let_go(self) -> None:
-        """The caller can no longer use what it borrowed."""
-
-    def leave_to_parent(self) -> None:
-        """In a forked child: what was borrowed belongs to the parent."""
-
-
-class Shortage:
-    """For how long callers have been waiting of late: a sum that rises while a caller waits, falls at a tenth of the
-    speed while none does, and starts again when a permit comes.
-
-    So a line that is empty for a moment is still a shortage, and a line that lasts a moment now and then is none.
-
-    Attributes:
-        since: since when callers have been waiting; 0: none is.
-        ripe_at: when the sum will be as long as a reconnect takes, if callers go on waiting; 0: none waits. From then
-            on a connection of another process is worth a reconnect.
-    """
-
-    __slots__ = ("_at", "_sum", "ripe_at", "since")
-
-    FORGETS = 0.1
-
-    def __init__(self) -> None:
-        self._sum = self._at = self.since = self.ripe_at = 0.0
-
-    def begins(self, now: float, cost: float) -> None:
-        """A caller waits, and none did. ``cost``: seconds that a reconnect takes."""
-        self._sum = max(0.0, min(self._sum, cost) - self.FORGETS * (now - self._at))
-        self._at = self.since = now
-        self.ripe_at = now + cost - self._sum
-
-    def ends(self, now: float) -> None:
-        """No caller waits any more."""
-        self._sum += now - self._at
-        self._at = now
-        self.since = self.ripe_at = 0.0
-
-    def is_relieved(self, now: float, cost: float) -> None:
-        """A permit has come."""
-        self._sum, self._at = 0.0, now
-        if self.since:
-            self.ripe_at = now + cost
-
-
-class Serve(NamedTuple):
-    """Wake this waiter; its slot is set."""
-
-    waiter: Waiter
-
-
-class Close(NamedTuple):
-    """Close this slot's connection, then report `PoolMachine.closed`."""
-
-    slot: Slot
-
-
-class Tend(NamedTuple):
-    """Check or reset this slot's connection, then report `PoolMachine.tended`."""
-
-    slot: Slot
+from mppool.core.shortage import Shortage
+from mppool.core.slots import Check, Close, Serve, Slot, Waiter
 
 
 class PoolMachine:
@@ -124,7 +38,7 @@ class PoolMachine:
         self.idle: list[Slot] = []  # a stack: the warmest connection is lent first
         self.borrowed: dict[Slot, Waiter] = {}  # and by which caller
         self.opening: set[Slot] = set()
-        self.tending: dict[Slot, bool] = {}  # and whether the work has begun
+        self.checking: dict[Slot, bool] = {}  # and whether the work has begun
         self.closing: dict[Slot, bool] = {}  # the same
         self.lost: set[Slot] = (
             set()
@@ -133,6 +47,8 @@ class PoolMachine:
         self.called: dict[Waiter, None] = {}  # served or failed, and perhaps not woken yet
         self.shortage = Shortage()
         self.stopped = False
+        self.paused = False  # nothing is lent, opened or checked
+        self.drained = 0.0  # connections that began to be opened before this time are to be replaced
         self._nobody = Waiter(0.0)
 
     # -- callers ---------------------------------------------------------------------------------------------
@@ -162,13 +78,13 @@ class PoolMachine:
             self.shortage.ends(now)
         return True
 
-    def give_back(self, slot: Slot, now: float, limit: int, fit: bool, tend: bool) -> Serve | Close | Tend | None:
+    def give_back(self, slot: Slot, now: float, limit: int, fit: bool, check: bool) -> Serve | Close | Check | None:
         """A borrower is done. None: the connection lies idle.
 
         Args:
             limit: slots this process may keep; above it the connection is closed even if callers here wait.
             fit: whether the connection may be lent again.
-            tend: whether it must be checked or reset first.
+            check: whether it must be checked or reset first.
         """
         # A process seldom has more slots than it may keep, so the second comparison is rare.
         over = len(self.slots) > limit and len(self.slots) - len(self.closing) > limit
@@ -176,11 +92,11 @@ class PoolMachine:
             self.closing[slot] = False
             del self.borrowed[slot]
             return Close(slot)
-        if tend:
-            self.tending[slot] = False
+        if check:
+            self.checking[slot] = False
             del self.borrowed[slot]
-            return Tend(slot)
-        if self.waiters:
+            return Check(slot)
+        if self.waiters and not self.paused:
             return self._serve(slot, now)
         slot.idle_since = now
         self.idle.append(slot)
@@ -188,7 +104,7 @@ class PoolMachine:
         return None
 
     def _offer(self, slot: Slot, now: float) -> Serve | None:
-        if self.waiters:
+        if self.waiters and not self.paused:
             return self._serve(slot, now)
         slot.idle_since = now
         self.idle.append(slot)
@@ -197,7 +113,7 @@ class PoolMachine:
     def _serve(self, slot: Slot, now: float) -> Serve:
         waiter = next(iter(self.waiters))
         self.borrowed[slot] = waiter
-        waiter.slot = slot
+        waiter.slot, slot.lent_at = slot, now
         self._call(waiter)
         if not self.waiters:
             self.shortage.ends(now)
@@ -207,26 +123,26 @@ class PoolMachine:
         self.called[waiter] = None
         del self.waiters[waiter]
 
-    def vet(self) -> Tend | None:
+    def check_next(self) -> Check | None:
         """Have an idle connection checked before it goes to the caller that is first in line then; call until None."""
-        if not self.idle or len(self.tending) >= len(self.waiters):
+        if self.paused or not self.idle or len(self.checking) >= len(self.waiters):
             return None
         slot = self.idle[-1]
-        self.tending[slot] = False
+        self.checking[slot] = False
         del self.idle[-1]
-        return Tend(slot)
+        return Check(slot)
 
-    def begin(self) -> list[Close | Tend]:
-        """What has to be closed or tended, where the work has not begun; the caller begins now."""
-        todo: list[Close | Tend] = []
+    def begin(self) -> list[Close | Check]:
+        """What has to be closed or checked, where the work has not begun; the caller begins now."""
+        todo: list[Close | Check] = []
         for slot, begun in self.closing.items():
             if not begun:
                 self.closing[slot] = True
                 todo.append(Close(slot))
-        for slot, begun in self.tending.items():
-            if not begun:
-                self.tending[slot] = True
-                todo.append(Tend(slot))
+        for slot, begun in self.checking.items():
+            if not begun and not self.paused:
+                self.checking[slot] = True
+                todo.append(Check(slot))
         return todo
 
     def mend(self, now: float) -> None:
@@ -235,7 +151,7 @@ class PoolMachine:
             self.borrowed[slot] = self._nobody
             self.closing.pop(slot, None)
         for slot in list(self.slots):
-            leaves = slot in self.closing or slot in self.tending
+            leaves = slot in self.closing or slot in self.checking
             if leaves and slot in self.idle:
                 self.idle.remove(slot)
             if slot in self.borrowed and (leaves or slot in self.idle):
@@ -252,20 +168,41 @@ class PoolMachine:
         elif self.shortage.since and not self.waiters:
             self.shortage.ends(now)
 
+    # -- a pause ---------------------------------------------------------------------------------------------
+
+    def pause(self) -> None:
+        """Lend, open and check nothing. Callers keep their places in the line."""
+        self.paused = True
+
+    def resume(self, now: float, checks_first: bool) -> None:
+        """Go on: callers in line have the idle connections. ``checks_first``: these have to be checked before."""
+        self.paused = False
+        while checks_first and self.check_next() is not None:
+            pass
+        while self.idle and self.waiters and not checks_first:
+            slot = self.idle[-1]
+            self._serve(slot, now)
+            del self.idle[-1]
+
+    @property
+    def quiet(self) -> bool:
+        """Whether nothing that a pause holds back is still under way; connections may be borrowed."""
+        return self.paused and not self.opening and not any(self.checking.values())
+
     # -- connections -----------------------------------------------------------------------------------------
 
     def take(self, now: float, cost: float) -> Slot:
         """A permit was taken off the semaphore, to open a connection with. ``cost``: seconds that a reconnect takes."""
         self.shortage.is_relieved(now, cost)
-        slot = Slot()
+        slot = Slot(now)
         self.slots.add(slot)
         self.opening.add(slot)
         return slot
 
     def opened(self, slot: Slot, link: Any, now: float, expires: float) -> Serve | Close | None:
         self.opening.remove(slot)
-        slot.link, slot.expires = link, expires
-        if self.stopped:
+        slot.link, slot.expires = link, expires if slot.began >= self.drained else 0.0
+        if self.stopped or (slot.began < self.drained and (self.paused or not self.waiters)):
             self.closing[slot] = False
             return Close(slot)
         return self._offer(slot, now)
@@ -275,9 +212,9 @@ class PoolMachine:
         self.opening.remove(slot)
         self.slots.remove(slot)
 
-    def tended(self, slot: Slot, now: float, limit: int, *, fit: bool) -> Serve | Close | None:
-        del self.tending[slot]
-        if not fit or self.stopped or len(self.slots) - len(self.closing) > limit:
+    def checked(self, slot: Slot, now: float, limit: int, *, fit: bool) -> Serve | Close | None:
+        del self.checking[slot]
+        if not fit or self.stopped or now >= slot.expires or len(self.slots) - len(self.closing) > limit:
             self.closing[slot] = False
             return Close(slot)
         return self._offer(slot, now)
@@ -313,13 +250,13 @@ class PoolMachine:
     @property
     def serves(self) -> bool:
         """Whether there is a connection that a caller in line may get."""
-        return bool(self.idle or self.tending or self.lent)
+        return bool(self.idle or self.checking or self.lent)
 
     def to_open(self) -> int:
         """Connections to open if permits can be had: for callers in line, else up to ``min_size``."""
-        if self.stopped:
+        if self.stopped or self.paused:
             return 0
-        coming = len(self.opening) + len(self.tending) + len(self.idle)  # idle ones have to be checked first
+        coming = len(self.opening) + len(self.checking) + len(self.idle)  # idle ones have to be checked first
         if self.waiters:
             return max(0, len(self.waiters) - coming)
         return max(0, self.min_size - (len(self.slots) - len(self.closing)))
@@ -356,6 +293,15 @@ class PoolMachine:
                 index += 1
         return expired
 
+    def drain(self, since: float) -> list[Slot]:
+        """Every connection that began to be opened before ``since`` is to be replaced: those that are idle, to close
+        now; the others are closed when they come back."""
+        self.drained = since
+        for slot in self.slots:
+            if slot.began < since:
+                slot.expires = 0.0
+        return self.discard({slot for slot in self.idle if slot.began < since})
+
     def discard(self, broken: Container[Slot]) -> list[Slot]:
         """Idle connections to close, of those that are broken."""
         return [self._retire(index) for index in reversed(range(len(self.idle))) if self.idle[index] in broken]
@@ -365,6 +311,12 @@ class PoolMachine:
         self.closing[slot] = False
         del self.idle[index]
         return slot
+
+    def postpone_expiry(self, until: float) -> None:
+        """Let no connection become too old before this time, but for those that are drained."""
+        for slot in self.slots:
+            if slot.expires:
+                slot.expires = max(slot.expires, until)
 
     def next_expiry(self, now: float) -> float | None:
         """Until when `expire` finds nothing more, whatever callers do; None: there is nothing open."""

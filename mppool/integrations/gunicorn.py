@@ -22,7 +22,7 @@ logger = logging.getLogger("mppool.pool")
 _managers: dict[str, PoolManager] = {}  # the master's, by the user's name: a reload (HUP) reads the configuration again
 
 
-def one_budget(config: dict[str, Any], uri: str, max_size: int = 10, *, name: str) -> None:
+def one_budget(config: dict[str, Any], uri: str, max_size: int = 10, *, name: str, cluster: str | None = None) -> None:
     """Have the master start and own the budget of the pools that its workers make for this database.
 
     It is a scope (see `mppool.scope`): the application makes its pools without a name, when it is loaded by the master
@@ -34,13 +34,15 @@ def one_budget(config: dict[str, Any], uri: str, max_size: int = 10, *, name: st
         uri: the database, as the application's pools say it.
         max_size: permits over all workers, whatever the application's pools say.
         name: of the scope, 1 to 55 letters, digits, ``.``, ``_`` or ``-``; unique to this application on this host.
+        cluster: the url of the engine that keeps the budget for several hosts, on all of which the application has this
+            name; see `PoolManager`. None: the budget is this host's alone.
 
     Raises: TypeError, ValueError: a parameter is not what it should be. The master, when it starts, raises
         BudgetMismatchError or ManagerUnavailableError.
     """
     running = _managers.get(name)
     if running is None:
-        scope.begin(max_size, name=name)
+        scope.begin(max_size, name=name, cluster=cluster)
         running = _managers[name] = PoolManager(uri, max_size)
     elif running.max_size != max_size:
         logger.warning(

@@ -10,7 +10,7 @@ import socket
 import time
 
 from mppool.manager.clients import Client
-from mppool.shared import identity, messages, room
+from mppool.shared import identity, messages, room, sizes
 from mppool.shared import ledger as L
 from mppool.shared.descriptors import is_short
 
@@ -82,8 +82,11 @@ class Listener:
                 return True
             client = Client(messages.Channel(sock), pid)
             client.notice = identity.death_notice(pid)
-        except OSError:
-            sock.close()
+        except OSError as error:
+            if is_short(error):
+                self._turn_away(sock)
+            else:
+                sock.close()
             return True
         self._clients.add(client)
         return True
@@ -93,7 +96,7 @@ class Listener:
         text = (
             f"budget {self._config['name']!r} has no descriptor left for another process: its manager may open "
             f"{self._clients.limit} files and has {len(self._clients.members)} members; start it with a higher hard "
-            f"limit of open files (ulimit -Hn): {room.needed(L.ROWS, self._config['max_size'])} is enough for "
+            f"limit of open files (ulimit -Hn): {room.needed(L.ROWS, self._config['max_size'] or 0)} is enough for "
             f"{L.ROWS} members"
         )
         with sock:
@@ -111,11 +114,14 @@ class Listener:
         self._sock.close()
 
 
-def refusal(config: dict[str, Any], message: dict[str, Any], space: int, stopped: bool) -> dict[str, Any] | None:
+def refusal(
+    config: dict[str, Any], header: L.Header, message: dict[str, Any], space: int, stopped: bool
+) -> dict[str, Any] | None:
     """The answer to a request that means another budget, or that comes after the end; None: it is not refused.
 
     Args:
         config: the manager's.
+        header: of its ledger.
         message: the request.
         space: `identity.space` of the manager.
         stopped: the budget was stopped, and the request is none that is answered even then.
@@ -123,13 +129,17 @@ def refusal(config: dict[str, Any], message: dict[str, Any], space: int, stopped
     name = config["name"]
     if message.get("space") not in (None, space):
         return _refused("ManagerUnavailableError", f"budget {name!r}: {identity.ELSEWHERE}")
-    mismatch = [
-        f"{key} is {config[key]} there and {message[key]} here"
-        for key in ("max_size", "database")
-        if message.get(key) not in (None, config[key])
-    ]
-    if mismatch:
-        return _refused("BudgetMismatchError", f"budget {name!r} runs with other settings: {'; '.join(mismatch)}")
+    made = message.get("made")
+    since = L.NEVER if made is None else int(made)
+    reserve = int(message.get("reserve") or 0)
+    size = sizes.mismatch(header, message.get("max_size"), since, config["max_size"], reserve=reserve)
+    wrong = [] if size is None or message.get("returning") else [size]
+    if message.get("database") not in (None, config["database"]):
+        wrong.append(f"database is {config['database']} there and {message['database']} here")
+    if "engine" in message and message["engine"] != config["engine"] and not message.get("returning"):
+        wrong.append(f"cluster is {config['engine']} there and {message['engine']} here")
+    if wrong:
+        return _refused("BudgetMismatchError", f"budget {name!r} runs with other settings: {'; '.join(wrong)}")
     if stopped:
         return _refused("ManagerUnavailableError", f"budget {name!r} was stopped and takes no new members")
     return None

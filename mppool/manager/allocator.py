@@ -13,18 +13,20 @@ from __future__ import annotations
 
 from heapq import heappop, heappush
 
+from mppool.core.accounts import MOST
 from mppool.core.books import Books
 from mppool.core.notifications import Orders, must_tell, overlooked
 from mppool.core.policy import Policy
 from mppool.shared import ledger as L
 from mppool.shared.semaphore import EventSemaphore, make
+from mppool.shared.statistics import GRANTS, RECALLS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from mppool.core.accounts import Facts
-    from mppool.core.policy import Plan
+    from mppool.core.plan import Plan
 
 _NS = 1e9
 _LATE = 1.0  # seconds that a member's time may be later than ours: it may have read the clock after us
@@ -96,15 +98,25 @@ class Allocator:
 
     Args:
         ledger: freshly made, or the predecessor's.
-        max_size: permits of the budget.
+        max_size: permits of the budget; those of its reserve (`Header.reserve`) are not granted here.
         notify: called with a member that must look at its row.
         processors: of this machine.
+        reserve: called before a newcomer has a row, with its number; see `ledger.reserve_block`.
     """
 
-    def __init__(self, ledger: L.Ledger, max_size: int, notify: Callable[[int], None], processors: float = 2.0) -> None:
+    def __init__(
+        self,
+        ledger: L.Ledger,
+        max_size: int,
+        notify: Callable[[int], None],
+        processors: float = 2.0,
+        reserve: Callable[[int], None] = lambda member: None,
+    ) -> None:
         self.ledger = ledger
+        self.statistics = ledger.statistics
+        self._reserve = reserve
         self._reports = Reports(ledger)
-        self.books = Books(max_size, self._reports)
+        self.books = Books(max_size - ledger.header.reserve, self._reports)
         self.policy = Policy(self.books, processors)
         self.semaphores: dict[int, EventSemaphore] = {}
         self.undeclared: set[int] = set()  # members of which only the predecessor knew what they hold
@@ -143,7 +155,8 @@ class Allocator:
         row = self._unused_row()
         if row is None:
             return None
-        self.semaphores[row] = make()  # first: it may fail, for want of descriptors
+        self._reserve(row)  # first: it may fail, for want of memory
+        self.semaphores[row] = make()  # second: it may fail, for want of descriptors
         self._reports.rows = max(self._reports.rows, row + 1)
         self.ledger.clear(row)
         self.ledger.row(row).assign(pid, started, token, warm)
@@ -164,12 +177,20 @@ class Allocator:
         self.undeclared.add(member)
         self.books.freeze(member)
 
+    def await_return(self, member: int) -> None:
+        """A member has lost its channel and will attach again: until then its whole credit counts as used."""
+        self.awaits(member)
+        self._absent[self.ledger.row(member).key] = member
+        self._told[member] = None
+        self._close_semaphore(member)
+
     def declare(self, member: int, held: int, now: float) -> None:
         """A member of the predecessor's holds ``held`` permits, and has none unused."""
         self.undeclared.discard(member)
         self.ledger.row(member).credit = held  # before what that frees is granted
         self._told[member] = None
         self.books.declare(member, held, now)
+        self.policy.notified(member, now)
 
     def retire(self, member: int, connections: int, now: float, busy: int | None = None) -> int:
         """A member has ended, and its server has not yet ended ``connections`` of its connections: all else is free.
@@ -184,6 +205,7 @@ class Allocator:
         Returns: permits that stay on its account.
         """
         self._forget(member)
+        self.statistics.end(member)
         credit = self.books.retire(member, connections, now)
         self.ledger.row(member).retire(credit, credit if busy is None else min(credit, busy))
         return credit
@@ -198,6 +220,7 @@ class Allocator:
 
     def leave(self, member: int) -> None:
         """Close an account: everything it had is free."""
+        self.statistics.end(member)
         self.books.leave(member)
         self._forget(member)
         self.ledger.clear(member)
@@ -208,9 +231,49 @@ class Allocator:
         """The member will not come from the predecessor any more, and has no semaphore."""
         self.undeclared.discard(member)
         self._absent.pop(self.ledger.row(member).key, None)
+        self._close_semaphore(member)
+
+    def _close_semaphore(self, member: int) -> None:
         semaphore = self.semaphores.pop(member, None)
         if semaphore is not None:
             semaphore.close()
+
+    # -- the size --------------------------------------------------------------------------------------------
+
+    def resize(self, max_size: int, now_ns: int) -> None:
+        """The budget has so many permits from now on; `settle` grants or recalls the difference.
+
+        That it was resized is written first: a process with the old number is then welcome whichever of the two sizes
+        a successor finds. Both are written before a permit moves.
+        """
+        header = self.ledger.header
+        if max_size != header.max_size:
+            header.resized = now_ns
+            header.max_size = max_size
+            self.books.resize(header.shared)
+            self.policy.resized()
+
+    # -- a budget over several hosts ---------------------------------------------------------------------------
+
+    @property
+    def used(self) -> int:
+        """Permits on accounts: all that is open, being opened or being closed, or that a member could open at once."""
+        return self.books.max_size - self.books.accounts.free
+
+    @property
+    def rows(self) -> int:
+        """So many rows of the ledger, from the first, have been used."""
+        return self._reports.rows
+
+    def cap(self, size: int) -> None:
+        """This host may use so many of the budget's permits. Those that it has beyond that are recalled by `settle`."""
+        if size != self.books.max_size:
+            self.books.resize(size)
+
+    def take_unused(self, now: float) -> None:
+        """Take back all that lies on semaphores: members could open connections with it."""
+        for member in list(self.semaphores):
+            self._take_off(member, MOST, now)
 
     # -- permits move ----------------------------------------------------------------------------------------
 
@@ -229,6 +292,7 @@ class Allocator:
             again = False
             for member, permits in plan.grants:
                 again |= self._publish(member)
+                self.statistics.add(GRANTS, permits)
                 self.semaphores[member].give(permits)
             moved, missed = self._recall(plan, now)
             again |= self._announce(now)
@@ -262,16 +326,21 @@ class Allocator:
         """Take permits off semaphores; how many were there, and how many were not."""
         moved = missed = 0
         for member, permits in plan.recalls:
-            semaphore, got = self.semaphores[member], 0
-            while got < permits and semaphore.take():
-                got += 1
-            if got:
-                credit = self.books.accounts[member].credit - got
-                self.ledger.row(member).credit = credit
-                self.books.recalled(member, got, now)
-                moved += got
+            got = self._take_off(member, permits, now)
+            moved += got
             missed += permits - got
         return moved, missed
+
+    def _take_off(self, member: int, most: int, now: float) -> int:
+        """Take permits off a member's semaphore, as far as they are there; how many were."""
+        semaphore, got = self.semaphores[member], 0
+        while got < most and semaphore.take():
+            got += 1
+        if got:
+            self.ledger.row(member).credit = self.books.accounts[member].credit - got
+            self.books.recalled(member, got, now)
+            self.statistics.add(RECALLS, got)
+        return got
 
     def _publish(self, member: int) -> bool:
         """Write the manager's cells of a row, and notify its member if it has to act. True: callers lined up there a

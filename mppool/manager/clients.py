@@ -1,4 +1,4 @@
-"""The manager's clients: processes that are connected to it, and members of the predecessor that have not come yet."""
+"""The manager's clients: processes that are connected to it, and members that have not attached again yet."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Client:
     """A connection from another process: a member, an owner, or a process that only asks.
 
     Attributes:
-        channel: to the process; None: a member of the predecessor that has not come yet.
+        channel: to the process; None: a member that has not attached again yet, of the predecessor or of this manager.
         pid, started: which process it is.
         arrived: monotonic time.
         member: the member's number; None: it is no member.
@@ -89,6 +89,14 @@ class Clients:
         if client.notice is not None:
             self._selector.unregister(client.notice)
             os.close(client.notice)
+
+    def hang_up(self, client: Client) -> None:
+        """Close a client's channel; go on watching for the end of its process."""
+        if client.channel is not None:
+            self._selector.unregister(client.channel)
+            client.channel.close()
+            client.channel = None
+        self._unwatched.add(client)
 
     @property
     def look_at(self) -> float | None:

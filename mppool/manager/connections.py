@@ -33,6 +33,9 @@ class Shared:
         self._connections: list[socket.socket] = []
         self._usual = self._look_at = usual
 
+    def __bool__(self) -> bool:
+        return bool(self._connections)
+
     def add(self, fd: int) -> None:
         connection = socket.socket(fileno=fd)
         connection.setblocking(False)
@@ -57,6 +60,12 @@ class Shared:
             if connection.fileno() in ended and peer_ended(connection):
                 connection.close()
         self._connections = [connection for connection in self._connections if connection.fileno() >= 0]
+
+    def close(self) -> None:
+        """Close these copies, without a word to the server or the member."""
+        for connection in self._connections:
+            connection.close()
+        self._connections = []
 
     def leave(self) -> list[socket.socket]:
         """The member has ended; those of its connections that the server may not have ended."""

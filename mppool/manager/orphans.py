@@ -58,7 +58,7 @@ class Orphans:
         self._ends: bool = config["end_orphans"]
         self._orphans: set[Orphan] = set()
         self._unshared = UnsharedConnections(config, self._ports, self._unshared_ended)
-        self._reaper = Reaper(config, self._endpoints)
+        self._reaper = Reaper(config, self._endpoints, self._gone)
 
     def __bool__(self) -> bool:
         return bool(self._orphans or self._unshared or self._reaper.pid)
@@ -144,6 +144,11 @@ class Orphans:
         if not self._orphans:
             self._reaper.succeeded()
         self._freed()
+
+    def _gone(self, endpoints: set[Endpoint]) -> None:
+        """The server has said that it has these no more."""
+        for orphan in [orphan for orphan in self._orphans if orphan.endpoint in endpoints]:
+            self._ended(orphan)
 
     def _unshared_ended(self, member: int, count: int) -> None:
         for _ in range(count):

@@ -1,8 +1,10 @@
 """Connections of ended members that the manager has no socket of: those of a member that was killed together with its
 manager, and those that it had not shared yet.
 
-The kernel knows how many of such connections a server has not ended (`tcp_closing`), so that many permits are kept. It
-may count those of other programs to the same server, too, for a minute: then a permit comes late.
+The kernel knows which of such connections a server has not ended (`tcp_closing`), but not whose they were. Those of a
+member are among the ones that it lists just after the member's end, so as many permits are kept as there are of these
+still. Connections of other programs may be among them, too: then a permit comes late, but not for those that other
+programs close later.
 """
 
 from __future__ import annotations
@@ -41,12 +43,26 @@ class _Unshared:
         left: connections that the server may not have ended.
         busy: as many of them may have been at work.
         since: monotonic time of the member's end, or when it was known.
+
+    Attributes:
+        ports: the local ports that may be of these connections and count as not ended; since when the kernel lists one
+            no more, None: it does.
     """
 
-    __slots__ = ("busy", "left", "member", "since")
+    __slots__ = ("_looked", "busy", "left", "member", "ports", "since")
 
     def __init__(self, member: int, left: int, busy: int, since: float) -> None:
         self.member, self.left, self.busy, self.since = member, left, busy, since
+        self.ports: dict[int, float | None] = {}
+        self._looked = False
+
+    def look(self, now: float, listed: set[int]) -> None:
+        """Take note of what the kernel lists just now."""
+        if not self._looked or now < self.since + RESET:
+            self.ports.update(dict.fromkeys(listed))
+        self._looked = True
+        missing = {port: None if port in listed else since or now for port, since in self.ports.items()}
+        self.ports = {port: since for port, since in missing.items() if since is None or now < since + RESET}
 
 
 class UnsharedConnections:
@@ -68,7 +84,6 @@ class UnsharedConnections:
         self._goes_on = not config["database"].startswith("postgresql:") or _LOOKS in config["uri"]
         self._watched, self._ended = watched, ended
         self._all: list[_Unshared] = []  # the oldest first
-        self._ports: dict[int, float | None] = {}  # of connections that the kernel listed: since when it does no more
         self._look_at = self._pause = 0.0
 
     def __bool__(self) -> bool:
@@ -103,27 +118,29 @@ class UnsharedConnections:
 
     def _over(self, now: float, ports: list[int] | None) -> list[tuple[_Unshared, int]]:
         """How many of each member's are over. ``ports``: local ports of all half-closed connections, if known."""
-        counts = []
-        some = self._ended_at_least(now, ports) if ports is not None else 0
-        for each in self._all:
-            if now >= each.since + ORPHANED:
-                warn_of_orphan()
-                count = each.left
-            elif ports is None:
-                count = each.left - each.busy * self._goes_on if now >= each.since + UNTOLD else 0
-            else:
-                count = min(some, each.left) if now >= each.since + RESET else 0
-                some -= count
-            counts.append((each, count))
-        return counts
+        if ports is not None:
+            listed = set(ports) - self._watched()
+            for each in self._all:
+                each.look(now, listed)
+        counts = {each: self._ended_at_least(each, now, ports is not None) for each in self._all}
+        if ports is not None:
+            # Where connections of several members may have the same ports, all of them together tell more.
+            old = [each for each in self._all if now >= each.since + RESET]
+            some = sum(each.left - counts[each] for each in old) - len(set().union(*(each.ports for each in old)))
+            for each in old:
+                more = min(max(0, some), each.left - counts[each])
+                counts[each] += more
+                some -= more
+        return list(counts.items())
 
-    def _ended_at_least(self, now: float, ports: list[int]) -> int:
-        """As many of those that may be over the server has ended at the least, by the ports of all that it has not."""
-        listed = dict.fromkeys(ports)
-        missing = {port: since or now for port, since in self._ports.items() if port not in listed}
-        self._ports = {**listed, **{port: since for port, since in missing.items() if now < since + RESET}}
-        old = sum(each.left for each in self._all if now >= each.since + RESET)
-        return max(0, old - len(self._ports.keys() - self._watched()))
+    def _ended_at_least(self, each: _Unshared, now: float, told: bool) -> int:
+        """As many of a member's connections the server has ended at the least. ``told``: the kernel tells."""
+        if now >= each.since + ORPHANED:
+            warn_of_orphan()
+            return each.left
+        if told:
+            return max(0, each.left - len(each.ports)) if now >= each.since + RESET else 0
+        return each.left - each.busy * self._goes_on if now >= each.since + UNTOLD else 0
 
 
 def warn_of_orphan() -> None:

@@ -11,10 +11,8 @@ import fcntl
 import json
 import logging
 import os
-import pwd
 import random
 import resource
-import select
 import socket
 import sys
 import time
@@ -24,8 +22,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mppool import errors
+from mppool.cluster_url import missing
 from mppool.fork_lock import import_late, no_fork
-from mppool.shared import identity, messages, paths, room
+from mppool.membership.asking import LAUNCH_TIMEOUT, ask, check_place, connect, last_words
+from mppool.shared import identity, messages, paths, room, sizes
 from mppool.shared import ledger as L
 from mppool.shared.descriptors import ask_for
 from mppool.shared.neighbours import Found, clear_away, sibling
@@ -35,14 +35,13 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("mppool.pool")
 
-LAUNCH_TIMEOUT = 10.0  # seconds; a loaded machine starts an interpreter in less than one
 # Seconds between looks while another process launches, at first and at most: hundreds of members may be looking.
 _LOOK = (0.005, 0.05)
 _BACKLOG = 4096  # members that may connect at once; Linux limits it to net.core.somaxconn
 # Ctrl-C must not reach the manager. A session of its own would do that, too, but Linux's autogroup scheduler shares the
 # processors among sessions: on a busy machine the manager ran seconds late while its members were served within some
 # milliseconds.
-_APART: dict[str, Any] = {"process_group": 0} if sys.version_info >= (3, 11) else {"start_new_session": True}
+_APART: dict[str, Any] = {"process_group": 0} if sys.version_info >= (3, 11) else {}
 _NEEDED = (
     "PATH",
     "LD_LIBRARY_PATH",
@@ -52,60 +51,16 @@ _NEEDED = (
 )  # of the environment: it may hold secrets
 _warned: set[int] = set()  # pids
 _BOOT = "import sys; sys.path.append(sys.argv[1]); from mppool.manager.server import main; main(sys.argv[2])"
+if not _APART:  # Python 3.10 cannot have a new process begin so: it does so itself, and until then blocks signals
+    _BOOT = f"import os; os.setpgid(0, 0); {_BOOT}"
 
 
-def check_place(name: str) -> None:
-    """Refuse a name if another folder would be used for it, and so a second budget made.
-
-    Raises: ManagerUnavailableError.
-    """
-    try:
-        paths.folder(name)
-    except paths.UnsafeFolder as error:
-        raise errors.ManagerUnavailableError(f"budget {name!r}: {error}") from error
-    users = paths.changed_user(name)
-    if users is not None:
-        was, now = map(_user, users)
-        raise errors.ManagerUnavailableError(
-            f"budget {name!r} belongs to user {was}: this process, or the one that it was forked from, took part in it "
-            f"as that user, and is user {now} now, who cannot. A second budget beside it would exceed the limit. "
-            f"Change the user before the first pool is started (run the whole program as {now}); or let each process "
-            f"start its pool after the change, with a name that all of them give"
-        )
+_quiet: set[str] = set()  # locks of ours
 
 
-def _user(uid: int) -> str:
-    try:
-        return f"{pwd.getpwuid(uid).pw_name!r} ({uid})"
-    except KeyError:
-        return str(uid)
-
-
-def connect(name: str) -> socket.socket | None:
-    """A connection to the budget's running manager; None: there is none.
-
-    Raises: ManagerUnavailableError when the folder or the socket is not this user's own; BlockingIOError when too many
-        others are connecting.
-    """
-    check_place(name)
-    path = os.path.join(paths.folder(name), paths.SOCKET)
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    sock.settimeout(LAUNCH_TIMEOUT)
-    try:
-        sock.connect(path)
-        _, uid = messages.peer(sock)
-    except BlockingIOError:  # so many connect that its queue is full
-        sock.close()
-        raise
-    except OSError as error:
-        sock.close()
-        if isinstance(error, (FileNotFoundError, ConnectionError)):
-            return None
-        raise errors.ManagerUnavailableError(f"budget {name!r}: cannot reach {path}: {error}") from error
-    if uid != os.geteuid():
-        sock.close()
-        raise errors.ManagerUnavailableError(f"budget {name!r}: {path} is served by user {uid}; refused")
-    return sock
+def _is_not_ours(record: logging.LogRecord) -> bool:
+    """A filter: what filelock says (DEBUG) of a lock that is looked at every few milliseconds helps nobody."""
+    return not _quiet.intersection(map(str, record.args or ()))
 
 
 def connect_or_launch(config: dict[str, Any]) -> socket.socket:
@@ -119,6 +74,8 @@ def connect_or_launch(config: dict[str, Any]) -> socket.socket:
     try:
         path = os.path.join(paths.make_root(os.path.dirname(paths.folder(name))), paths.LOCK)
         lock = filelock.FileLock(path, timeout=0, mode=0o600)
+        _quiet.add(path)
+        logging.getLogger("filelock").addFilter(_is_not_ours)
         while True:
             try:
                 sock = connect(name)
@@ -167,38 +124,59 @@ def _wait_until_free(path: str, deadline: float) -> None:
 def _launch(config: dict[str, Any]) -> socket.socket:
     """Start the manager's process and connect to it. Only under the lock."""
     folder = paths.make_folder(config["name"])
-    inherited = _inheritance(folder)
-    if inherited is not None and inherited != (config["max_size"], L.database_key(config["database"])):
-        raise errors.BudgetMismatchError(
-            f"budget {config['name']!r} runs with other settings: its members have max_size {inherited[0]} and "
-            + ("the same" if inherited[1] == L.database_key(config["database"]) else "another")
-            + f" database; here max_size is {config['max_size']} and the database {config['database']}"
-        )
-    if inherited is None:
+    inherited = _inheritance(folder, config)
+    if not inherited:
+        if config["max_size"] is None:
+            if not os.listdir(folder):
+                paths.remove_folder(folder)
+            raise errors.ManagerUnavailableError(
+                f"budget {config['name']!r}: max_size=None takes the size of a running budget, and none is running on "
+                "this host: give max_size here, or start the budget first where its size is given"
+            )
         clear_away(os.path.dirname(folder), config["name"])
     try:
+        _check_client(config)
         return _start(config, folder)
     except BaseException:
-        if inherited is None:
+        if not inherited:
             paths.remove_folder(folder)
         raise
 
 
-def _inheritance(folder: str) -> tuple[int, int] | None:
-    """max_size and database of a budget whose manager is gone and whose members live on; None: there are none.
+def _check_client(config: dict[str, Any]) -> None:
+    """Raises: ManagerUnavailableError: what the cluster's engine needs is not installed."""
+    extra = missing(config["cluster"]) if config["cluster"] else ""
+    if extra:
+        raise errors.ManagerUnavailableError(
+            f"budget {config['name']!r}: the engine {config['engine']} needs a client that is not installed: "
+            f"pip install '{extra}'"
+        )
 
-    Raises: ManagerUnavailableError: they are in another PID namespace; OSError.
+
+def _inheritance(folder: str, config: dict[str, Any]) -> bool:
+    """Whether there is a budget of that name whose manager is gone and whose members live on.
+
+    Raises: BudgetMismatchError: they mean another budget; ManagerUnavailableError: they are in another PID namespace;
+        OSError.
     """
     try:
         found = Found(folder)
     except FileNotFoundError:
-        return None
+        return False
     with found:
         if not found.known or not found.has_members():
-            return None
+            return False
         if found.elsewhere:
             raise errors.ManagerUnavailableError(f"budget {os.path.basename(folder)!r}: {identity.ELSEWHERE}")
-        return found.ledger.header.max_size, found.ledger.header.database
+        header = found.ledger.header
+        wrong = sizes.mismatch(header, config["max_size"], config["made"], reserve=config["reserve"])
+        if header.database != L.database_key(config["database"]):
+            wrong = f"its members have another database than {config['database']}" + (f", and {wrong}" if wrong else "")
+        if bool(header.lease) != bool(config["cluster"]):
+            wrong = f"its members have {'a' if header.lease else 'no'} cluster, which is {config['engine']} here"
+    if wrong:
+        raise errors.BudgetMismatchError(f"budget {config['name']!r} runs with other settings: {wrong}")
+    return True
 
 
 def _warn_of_sibling(config: dict[str, Any], root: str) -> None:
@@ -251,7 +229,7 @@ def _start(config: dict[str, Any], folder: str) -> socket.socket:
         return sock
     if sock is not None:
         sock.close()
-    words = _last_words(folder) or _lack_of_room(folder) or "it left no message"
+    words = last_words(folder) or _lack_of_room(folder) or "it left no message"
     raise errors.ManagerUnavailableError(f"budget {config['name']!r}: the manager ended at once: {words}")
 
 
@@ -259,22 +237,28 @@ def _spawn(folder: str, listener: int, log: int, configuration: int) -> subproce
     home = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     environ = {name: os.environ[name] for name in _NEEDED if name in os.environ}
     environ[paths.RUNTIME_DIR] = os.path.dirname(folder)  # for the reaper, which is a member
-    process: subprocess.Popen[bytes] = import_late("subprocess").Popen(
-        [sys.executable, "-I", "-S", "-c", _BOOT, home, folder, str(configuration)],
-        stdin=listener,
-        stdout=log,
-        stderr=log,
-        pass_fds=(configuration,),
-        **_APART,
-        env=environ,
-    )
+    popen, signal = import_late("subprocess").Popen, import_late("signal")
+    # What the manager ignores, as soon as it can.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
+    try:
+        process: subprocess.Popen[bytes] = popen(
+            [sys.executable, "-I", "-S", "-c", _BOOT, home, folder, str(configuration)],
+            stdin=listener,
+            stdout=log,
+            stderr=log,
+            pass_fds=(configuration,),
+            **_APART,
+            env=environ,
+        )
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return process
 
 
 def _warn_of_limit(config: dict[str, Any]) -> None:
     """Warn if the manager, which inherits this process's hard limit of open files, cannot serve all members there may
     be."""
-    limit, connections = resource.getrlimit(resource.RLIMIT_NOFILE)[1], config["max_size"]
+    limit, connections = resource.getrlimit(resource.RLIMIT_NOFILE)[1], config["max_size"] or 0
     members = room.members_within(limit, connections)
     if limit >= 0 and members < L.ROWS:
         logger.warning(
@@ -289,14 +273,6 @@ def _warn_of_limit(config: dict[str, Any]) -> None:
         )
 
 
-def _last_words(folder: str) -> str:
-    try:
-        with open(os.path.join(folder, paths.LOG), encoding="utf-8", errors="replace") as log:
-            return log.read().strip().rpartition("\n")[2]
-    except OSError:
-        return ""
-
-
 def _lack_of_room(folder: str) -> str:
     """Why a manager could not make its ledger there, nor write a message; empty: it could."""
     try:
@@ -308,48 +284,10 @@ def _lack_of_room(folder: str) -> str:
             os.close(fd)
     except OSError as error:
         return (
-            f"it cannot write its ledger of {L.SIZE // 1024} KB in {folder}: {error.strerror}. Make room there, or set "
-            f"{paths.RUNTIME_DIR} to another folder"
+            f"it cannot write its ledger of {L.RESERVED // 1024} KB in {folder}: {error.strerror}. Make room there, or "
+            f"set {paths.RUNTIME_DIR} to another folder"
         )
     return ""
-
-
-def ask(sock: socket.socket, request: dict[str, Any], name: str) -> tuple[dict[str, Any], messages.Channel]:
-    """Send the first request on a fresh connection and wait for its answer.
-
-    Returns: the answer, and the channel with the descriptors that came along.
-
-    Raises: the error of ours that the manager named; ManagerUnavailableError: it did not answer; ConnectionResetError:
-        it left in the same instant (ask again).
-    """
-    channel = messages.Channel(sock)
-    try:
-        try:
-            channel.send(request)
-        except BrokenPipeError:
-            pass  # it may have said why before it closed
-        deadline = time.monotonic() + LAUNCH_TIMEOUT
-        poll = select.poll()  # unlike a selector it needs no descriptor
-        poll.register(channel, select.POLLIN)
-        while True:
-            if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
-                raise errors.ManagerUnavailableError(f"budget {name!r}: no answer in {LAUNCH_TIMEOUT} s")
-            heard = channel.receive()
-            if heard is None:
-                words = _last_words(paths.folder(name)) or "it left no message"
-                raise ConnectionResetError(f"budget {name!r}: the manager ended at once: {words}")
-            if heard[0]:
-                break
-        answer = heard[0][0]
-        if not answer["ok"]:
-            raise getattr(errors, answer["error"])(answer["message"])
-    except BrokenPipeError as error:
-        channel.close()
-        raise ConnectionResetError(str(error)) from error
-    except BaseException:
-        channel.close()
-        raise
-    return answer, channel
 
 
 def _is_open(channel: weakref.ref[messages.Channel]) -> bool:

@@ -13,29 +13,45 @@ import sys
 from typing import Any
 
 from mppool import errors
+from mppool.cluster_url import shown
 from mppool.membership.launcher import enter
-from mppool.settings import BudgetSettings
+from mppool.settings import KEPT, BudgetSettings
 from mppool.shared import ledger as L
-from mppool.shared import messages
+from mppool.shared import messages, tenure
 from mppool.shared.descriptors import is_short
 from mppool.shared.seats import Seat
 from mppool.shared.semaphore import EventSemaphore, adopt
 
+LEASE = 10.0  # seconds that a host of a budget over several may open connections after it was heard of
+SLACK = tenure.SLACK
 LINGER_NAMED = 2.0  # seconds that a named budget's manager stays after the last member has left
 
 
 def launch_config(budget: BudgetSettings, name: str) -> dict[str, Any]:
-    """What a manager must know. The uri is the only secret; it travels over pipes and private sockets."""
+    """What a manager must know. The uri, and the url of the cluster's engine, are secrets; they travel over pipes and
+    private sockets. Raises: what a function that says the url of the engine raises."""
     return {
         "name": name,
         "uri": budget.uri,
         "database": budget.database.key,
         "port": budget.database.port,
         "max_size": budget.max_size,
+        "made": budget.made,
+        "reserve": budget.reserve,
         "linger": LINGER_NAMED if budget.name is not None else 0.0,
         "end_orphans": budget.end_orphans,
         "path": _absolute(sys.path),
+        "cluster": budget.cluster_now(),
+        "engine": engine(budget),
+        "lease": LEASE,
+        "slack": SLACK,
+        "kept": KEPT,
     }
+
+
+def engine(budget: BudgetSettings) -> str | None:
+    """The place of the engine that keeps the budget over several hosts, without secrets; None: there is none."""
+    return None if budget.cluster is None else shown(str(budget.cluster))
 
 
 def _absolute(folders: list[str]) -> list[str]:
@@ -66,6 +82,9 @@ class Member:
             "do": "attach",
             "database": budget.database.key,
             "max_size": budget.max_size,
+            "made": budget.made,
+            "reserve": budget.reserve,
+            "engine": engine(budget),
             "warm": warm,
             "token": token,
             "returning": returning,
@@ -83,6 +102,7 @@ class Member:
             self._leave_seat()
             raise
         self.row = self.ledger.row(answer["row"])
+        self.number = int(answer["row"])
         self.at = self.ledger.offset(answer["row"])  # and of its first cell
         self.undeclared: bool = answer["declare"]  # the manager waits to be told what is held
 
@@ -137,6 +157,20 @@ class Member:
             again = isinstance(error, BlockingIOError) or error.errno == errno.ETOOMANYREFS or is_short(error)
             return not again  # otherwise the manager is gone
         return True
+
+    def tell_uri(self, uri: str) -> None:
+        """The manager is to know this uri; it passes it to the reaper, and to processes that attach by name."""
+        try:
+            self.channel.send({"do": "uri", "uri": uri})
+        except OSError:
+            pass  # it is gone, or has too much to read: then it knows an older one
+
+    def tell_cluster(self, url: str) -> None:
+        """The manager is to go on with this url of the cluster's engine."""
+        try:
+            self.channel.send({"do": "cluster", "url": url})
+        except OSError:
+            pass  # it is gone, or has too much to read: then it is told again, or asks for itself
 
     def heard(self) -> bool:
         """Read and drop what the manager sent, which is notifications. False: the manager is gone."""

@@ -1,6 +1,6 @@
 """The connect limiter: whether this process may begin to open a connection just now.
 
-While the database cannot be reached it is asked by one open at a time, with pauses between: not by everybody who
+While the database cannot be reached it is asked by one open at a time, with pauses between: not by every caller that
 waits, and not in step with other processes. And over all processes of a budget only so many opens to a server run at
 once: after a restart every process wants all its connections back in the same instant.
 """
@@ -19,7 +19,10 @@ from mppool.shared.descriptors import is_short
 from mppool.shared.file_slots import FileSlot, FileSlots
 
 AT_ONCE = 16  # connections one process opens at a time
-PAUSES = (0.05, 0.5)  # seconds between tries, at first and at most: who comes back is in full use within a second
+PAUSES = (
+    0.05,
+    0.5,
+)  # seconds between tries, at first and at most: a server that comes back is soon in full use
 ASK_AGAIN = (0.005, 0.015)  # seconds until the next try when all turns are taken
 
 
@@ -43,7 +46,7 @@ class ConnectLimiter:
         self._pool = pool
         self._backoff = Backoff(*PAUSES)
         self._closed_until = 0.0
-        # Opening a file is no burden to anybody.
+        # Opening a file burdens no server.
         self._turns = FileSlots(paths.folder(pool.name)) if pool.budget.database.provider != "sqlite" else None
 
     @property

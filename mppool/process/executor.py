@@ -1,7 +1,7 @@
-"""Executor: daemon threads that do the slow work (opening, closing, looking after connections) one piece each.
+"""The executor: daemon threads that do the slow work (opening, closing, checking connections), one piece each.
 
-A thread is started when work comes and none is free, and ends when there has been nothing for a while. Connecting
-must not wait for a connect that hangs, so their number follows the work; the agent bounds the work.
+A thread is started when work comes and none is free, and ends when there has been nothing for a while. A connect
+must not wait for another one that hangs, so there is a thread for each piece of work; the agent limits the work.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Executor:
 
     def _hire(self, piece: Callable[[], None]) -> None:
         thread = threading.Thread(
-            target=self._run, args=(piece,), name=f"{THREAD_PREFIX}hand-{self._name}", daemon=True
+            target=self._run, args=(piece,), name=f"{THREAD_PREFIX}worker-{self._name}", daemon=True
         )
         self._threads.add(thread)
         try:
@@ -62,7 +62,7 @@ class Executor:
         try:
             piece()
         except BaseException:
-            logger.exception("pool %s: work failed that never should", self._name)
+            logger.exception("pool %s: a piece of work raised an error that it should have handled", self._name)
 
     def _next(self) -> Callable[[], None] | None:
         """The next piece; None: there is none, and this thread ends."""
@@ -73,7 +73,7 @@ class Executor:
                 try:
                     self._free.pop()
                 except IndexError:
-                    continue  # somebody has claimed this thread in the meantime
+                    continue  # `do` has claimed this thread in the meantime
                 return None
 
     def join(self, timeout: float) -> None:

@@ -7,27 +7,35 @@ first use. In a forked child, and after pickling, a handle is as it was: started
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import update_wrapper
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 from mppool import errors, scope
-from mppool.core.pool import Waiter
+from mppool.cluster_url import ClusterSource
+from mppool.core.slots import Waiter
 from mppool.process import registry
 from mppool.process.local import LocalPool
 from mppool.settings import BudgetSettings, PoolSettings, check_keywords
+from mppool.shared.paths import RESERVE
 from mppool.stats import PoolStats
+from mppool.uri import UriSource
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
     from mppool.database.connection.sync_connection import PySQLXEngineSync
 
+ANSWER = "SELECT 1 AS answer"  # that `check` has the database answer
+LEAST = 0.001  # seconds that the answer may take, however long the wait for a connection was
 STOP_TIMEOUT = 5.0  # seconds stop() waits for connections to close
 
 
 class Handle:
     """The common part; not public. States: "new", "lazy" (attaches on first use), "started", "stopped"."""
+
+    _leases: tuple[type[Any], type[Any], type[Any]]  # without and with their place, and those with priority
 
     def __init_subclass__(cls) -> None:
         """Each handle has an ``__init__`` that Python calls by the handle's name when arguments are missing."""
@@ -42,9 +50,9 @@ class Handle:
 
     def __init__(
         self,
-        uri: str,
+        uri: UriSource,
         min_size: int,
-        max_size: int = 10,
+        max_size: int | None = 10,
         conn_timeout: float = 30.0,
         keep_alive: float = 900.0,
         check_interval: float = 5.0,
@@ -52,6 +60,8 @@ class Handle:
         *,
         name: str | None = None,
         end_orphans: bool = True,
+        reserve: int = 0,
+        cluster: ClusterSource | None = None,
         max_idle: float = 600.0,
         max_waiting: int | None = None,
         connect_timeout: float = 5.0,
@@ -59,6 +69,8 @@ class Handle:
         configure: Callable[[PySQLXEngineSync], object] | None = None,
         check: Callable[[PySQLXEngineSync], object] | None = None,
         reset: Callable[[PySQLXEngineSync], object] | None = None,
+        leak_threshold: float | None = None,
+        slow_borrow: float | None = None,
     ) -> None:
         settings = PoolSettings(
             min_size=min_size,
@@ -73,9 +85,11 @@ class Handle:
             configure=configure,
             check=check,
             reset=reset,
+            leak_threshold=leak_threshold,
+            slow_borrow=slow_borrow,
         )
-        budget = BudgetSettings(uri, max_size, name, end_orphans)
-        settings.fits(budget.max_size)
+        budget = BudgetSettings(uri, max_size, name, end_orphans, reserve, cluster=cluster)
+        settings.fits(budget)
         registry.check_environment()
         self._set(*scope.named(budget), settings, "new")
 
@@ -88,14 +102,16 @@ class Handle:
         claim: registry.Claim | None = None,
     ) -> None:
         if scope.owns(name):
-            settings = settings.within(budget.max_size)
-        settings.fits(budget.max_size)
+            settings = settings.within(budget.shared)
+        settings.fits(budget)
         self._budget = budget
         self._name = name
         self._settings = settings
+        self._lease = self._leases[settings.leak_threshold is not None]
         self._state = state
         self._local: LocalPool | None = None
         self._claim = claim or registry.claim(name)
+        self._reserve = self._of_reserve()
         registry.watch_forks(self)
 
     @classmethod
@@ -105,7 +121,15 @@ class Handle:
         handle._set(budget, name, settings, "lazy", claim)
         return handle
 
-    # -- told to everybody -----------------------------------------------------------------------------------
+    def _of_reserve(self) -> Self | None:
+        """For callers with priority. This process is no member there before one of them finds no idle connection."""
+        if not self._budget.reserve:
+            return None
+        settings = replace(self._settings, min_size=0)
+        handle: Self = self._of(self._budget.of_reserve(RESERVE), self._name + RESERVE, settings)
+        return handle
+
+    # -- information -----------------------------------------------------------------------------------------
 
     @property
     def uri(self) -> str:
@@ -118,9 +142,15 @@ class Handle:
         return self._name
 
     @property
+    def reserve(self) -> int:
+        """Permits of the budget that only callers with priority may take."""
+        return self._budget.reserve
+
+    @property
     def max_size(self) -> int:
-        """Permits of the budget, over all processes."""
-        return self._budget.max_size
+        """Permits of the budget now, over all processes; 0: not known before this process has attached."""
+        local = self._local
+        return local.max_size if local is not None else self._budget.max_size or 0
 
     @property
     def min_size(self) -> int:
@@ -141,7 +171,7 @@ class Handle:
         what = self._state
         if local is not None:
             now = local.stats()
-            what += f", {now.in_use} in use, {now.idle} idle, {now.waiting} waiting"
+            what += f", {now.in_use} in use, {now.idle} idle, {now.waiting} waiting" + ", paused" * now.paused
         database = self._budget.database.key
         return f"<{type(self).__name__} {self._name!r} {database} max_size={self.max_size}: {what}>"
 
@@ -149,7 +179,17 @@ class Handle:
         state = "lazy" if self._state == "started" else self._state
         return _unpickled, (type(self), self._budget, self._name, self._settings, state)
 
-    # -- for the two faces -----------------------------------------------------------------------------------
+    # -- for the two handles ---------------------------------------------------------------------------------
+
+    def _lease_class(self, priority: bool) -> Any:
+        """Raises: ValueError: priority in a budget without a reserve."""
+        if not priority:
+            return self._lease
+        if self._reserve is None:
+            raise ValueError(
+                f"pool {self._name!r} has no reserve for priority=True: give reserve=n where the budget is made"
+            )
+        return self._leases[2]
 
     def _resolve(self) -> LocalPool:
         """This process's pool, attached now if this is its first use. Raises: PoolClosedError."""
@@ -190,8 +230,8 @@ class Handle:
         error = waiter.error
         raise type(error)(*error.args) from error.__cause__
 
-    def _end(self) -> LocalPool | None:
-        """The first half of stop(); the pool to wait for, if it was this handle that ended it.
+    def _end(self) -> list[LocalPool]:
+        """The first half of stop(); the pools to wait for, if it was this handle that ended them.
 
         Raises: PoolAlreadyClosedError.
         """
@@ -199,18 +239,21 @@ class Handle:
             what = "was never started" if self._state == "new" else "is stopped already"
             raise errors.PoolAlreadyClosedError(f"pool {self._name!r} {what}")
         self._state = "stopped"
+        reserve, self._reserve = self._reserve, self._of_reserve()  # it may be started again
         local, self._local = self._local, None
-        return local if local is not None and registry.part(self, local) else None
+        ended = [local] if local is not None and registry.part(self, local) else []
+        return ended if reserve is None or reserve.closed else [*ended, *reserve._end()]
 
     def _discard(self) -> None:
         """The budget's owner ends it: stop, if running at all, and wait for what can be waited for."""
         if not self.closed:
-            self._wait_for(self._end())
+            self._wait_for(*self._end())
 
     @staticmethod
-    def _wait_for(local: LocalPool | None) -> None:
-        if local is not None and not local.machine.lent:
-            local.agent.join(STOP_TIMEOUT)
+    def _wait_for(*pools: LocalPool | None) -> None:
+        for pool in pools:
+            if pool is not None and not pool.machine.lent:
+                pool.agent.join(STOP_TIMEOUT)
 
     def forked_in_child(self) -> None:
         """Called in a forked child, where this process's pool is another; not for users."""

@@ -1,7 +1,7 @@
 """One borrow, from the moment a ``with`` block is entered until it is left: what both handles' leases share.
 
-The faces differ only in how they wait. Leaving a block waits for nothing, whatever was left behind: a transaction
-still open is rolled back in the connector before anybody else gets the connection.
+The leases of the two handles differ only in how they wait. Leaving a block never waits: a transaction that is still
+open is rolled back by the connector before the connection is lent again.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar
 
 from mppool import errors
-from mppool.core.pool import Slot, Waiter
+from mppool.core.slots import Slot, Waiter
 
 if TYPE_CHECKING:
     from mppool.settings import PoolSettings
@@ -65,11 +65,16 @@ def lends(face: type, word: str) -> Callable[[type[L]], type[L]]:
     return decorate
 
 
+class Bound(float):
+    """A timeout, in seconds, that goes on in a pause."""
+
+
 class Lender(Protocol):
     """The parts of a local pool that a lease uses."""
 
     def borrow(self, caller: Waiter) -> Slot | None: ...
     def line_up(self, caller: Waiter) -> Slot | None: ...
+    def patience_left(self, caller: Waiter, timeout: float) -> float: ...
     def outcome(self, caller: Waiter, waited: float | None) -> Slot: ...
     def give_back(self, caller: Waiter) -> None: ...
     def leave_over(self, caller: Waiter) -> None: ...
@@ -85,22 +90,24 @@ class LeaseMaker(Protocol):
     def _local(self) -> Lender | None: ...
     @property
     def _settings(self) -> PoolSettings: ...
+    @property
+    def _reserve(self) -> LeaseMaker | None: ...
     def _resolve(self) -> Lender: ...
 
 
 class Lease(Waiter):
-    """It is in its pool's books from the moment a connection is lent to it, and can be entered once.
+    """Its pool knows it from the moment a connection is lent to it. It can be entered once.
 
-    Handles make it without ``__init__``, lend and give back in one method each: a call costs a part of a borrow.
+    Handles make it without ``__init__``, lend and give back in one method each: one more call is noticed.
     """
 
-    __slots__ = ("_bell", "_face", "_handle", "_local", "_timeout")
+    __slots__ = ("_face", "_handle", "_local", "_timeout", "_waiter")
 
     _handle: LeaseMaker
     _timeout: float | None
     _local: Lender | None  # where; None: it has not been entered
     _face: Any  # what was lent
-    _bell: Waiter  # of a caller that waits
+    _waiter: Waiter  # of a caller that waits
 
     def _refuse(self) -> NoReturn:
         raise errors.LeaseReusedError(
@@ -114,8 +121,13 @@ class Lease(Waiter):
         self.error = None
         return local, self._handle._settings.conn_timeout if self._timeout is None else self._timeout
 
+    def _go_to_reserve(self) -> Lender:
+        """Borrow from the reserve instead of the pool."""
+        self._handle = self._handle._reserve or self._handle
+        return self._patience()[0]
+
     def wake(self) -> bool:
-        return self._bell.wake()
+        return self._waiter.wake()
 
     def let_go(self) -> None:
         if self._face is not None:
@@ -126,7 +138,7 @@ class Lease(Waiter):
             self._face._leave_to_parent()
 
     def _not_entered(self) -> None:
-        """The borrow failed, or was cancelled or interrupted: nobody will leave the block."""
+        """The borrow failed, or was cancelled or interrupted: no ``__exit__`` will follow."""
         if self._local is not None:
             self._local.end(self)
 
@@ -137,15 +149,15 @@ def faces(borrowed: dict[Slot, Waiter]) -> list[Any]:
 
 
 def forgotten(borrowed: dict[Slot, Waiter]) -> list[Lease]:
-    """Leases that nobody but the pool refers to any more: nobody can use their connections, or give them back.
+    """Leases that only the pool refers to: no code can use their connections, or give them back.
 
     Python can raise KeyboardInterrupt after the last statement of a ``with`` block and before the first of its
-    ``__exit__``, where nothing can be done about it. Counting references costs a borrow nothing, as a finaliser would.
+    ``__exit__``, where a program cannot catch it. Counting references costs a borrow nothing; a finaliser would.
     """
     found: list[Lease] = []
     for slot in list(borrowed):
         lease = borrowed[slot]
-        # The books refer to it, ``lease`` and the argument here; to its face it does itself, and the argument.
+        # The machine, ``lease`` and the argument here refer to it; to its face it does itself, and the argument.
         if sys.getrefcount(lease) > 3 or not isinstance(lease, Lease):
             continue
         if lease._face is None or sys.getrefcount(lease._face) <= 2:

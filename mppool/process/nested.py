@@ -1,5 +1,5 @@
-"""Whether a caller that waits in vain holds connections itself: found by its own stack, when it is told of the timeout,
-so that a borrow costs nothing for it."""
+"""Whether a caller that timed out holds connections itself. Its own stack shows that. It is looked at only when there
+is a timeout to report, so a borrow costs nothing more."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Collection
 
 
 def held_by_caller(faces: Collection[object]) -> int:
-    """How many of these connections are variables of the functions that wait for us, in this thread or task."""
+    """How many of these connections are variables of the functions that called this one, in this thread or task."""
     wanted = {id(face) for face in faces}
     found: set[int] = set()
     frame = sys._getframe(1)

@@ -27,3 +27,5 @@ class PoolOptions(TypedDict, total=False):
     configure: Callable[[PySQLXEngineSync], object] | None
     check: Callable[[PySQLXEngineSync], object] | None
     reset: Callable[[PySQLXEngineSync], object] | None
+    leak_threshold: float | None
+    slow_borrow: float | None

@@ -1,12 +1,11 @@
 """What this process has of every budget: its local pools, one a budget, and the handles that use them.
 
-Here a process is told of the two things that end a pool from outside: a fork (the child starts with nothing and
-drops what it inherited without touching the wire) and the interpreter's exit.
+Two events end a pool from outside, and both are handled here: a fork (the child starts with nothing, and drops what it
+inherited without touching the wire) and the interpreter's exit.
 """
 
 from __future__ import annotations
 
-import atexit
 import os
 import threading
 import time
@@ -14,10 +13,11 @@ import weakref
 from functools import partial
 from typing import Protocol
 
-from mppool import errors
-from mppool.core.pool import Waiter
+from mppool import errors, fork_hooks
+from mppool.core.slots import Waiter
 from mppool.database import contract
-from mppool.membership import launcher
+from mppool.exit_hooks import run_first_at_exit
+from mppool.membership import asking
 from mppool.process import greenlets
 from mppool.process.local import LocalPool
 from mppool.settings import BudgetSettings, PoolSettings
@@ -30,9 +30,9 @@ class Forkable(Protocol):
     def forked_in_child(self) -> None: ...
 
 
-_lock = threading.RLock()  # a signal handler that stops a pool may interrupt whoever has it
+_lock = threading.RLock()  # a signal handler that stops a pool may interrupt the thread that has it
 _pools: dict[str, LocalPool] = {}
-_users: dict[str, weakref.WeakSet[Forkable]] = {}  # the handles that use it, as long as anybody has them
+_users: dict[str, weakref.WeakSet[Forkable]] = {}  # the handles that use it, as long as they are referred to
 _forkables: weakref.WeakSet[Forkable] = weakref.WeakSet()
 
 
@@ -50,7 +50,7 @@ def watch_forks(forkable: Forkable) -> None:
 
 
 class Claim:
-    """What all who can come to a budget's pool here have in common: the handles of one maker, and that itself."""
+    """What all have that can reach a budget's pool here: a reference shared by the handles of one maker and itself."""
 
     __slots__ = ("__weakref__",)
 
@@ -58,8 +58,8 @@ class Claim:
 def claim(name: str) -> Claim | None:
     """A new claim to a budget whose name was made up in this process; None: others may say that name, too.
 
-    When nobody has it any more, though `stop` was never called, the pool ends: its connections are closed, those still
-    borrowed when they come back, and its manager need not stay for it.
+    When nothing refers to it any more, though `stop` was never called, the pool ends: its connections are closed, those
+    still borrowed when they come back, and its manager need not stay for it.
     """
     if not name.startswith(f"own-{os.getpid()}-"):
         return None
@@ -86,7 +86,7 @@ def join(
         ManagerUnavailableError: the budget is another user's, or its place is not to be had.
     """
     greenlets.refuse()
-    launcher.check_place(name)
+    asking.check_place(name)
     if _lock._is_owned():  # type: ignore[attr-defined]
         raise errors.ReentrantBorrowError(
             f"pool {name!r}: a signal handler or a finaliser uses it for the first time while its thread attaches to a "
@@ -100,7 +100,7 @@ def join(
         elif user not in users:
             pool.adapt(budget, settings)
             if starting is not None:
-                pool.agent.tell_when_warm(starting)
+                pool.openings.tell_when_warm(starting)
         users.add(user)
         return pool
 
@@ -126,7 +126,7 @@ def end_unused(name: str) -> LocalPool | None:
 
 
 def _before_fork() -> None:
-    if _forkables:  # a child that never uses them has cost us 5 ms once; each one that does has won as much
+    if _forkables:  # it takes 5 ms once; each child that uses the pool saves as much
         contract.make_spare()
 
 
@@ -159,5 +159,5 @@ def _exit() -> None:
     contract.settle()
 
 
-os.register_at_fork(before=_before_fork, after_in_child=_forked_in_child)
-atexit.register(_exit)
+fork_hooks.register(fork_hooks.POOLS, before=_before_fork, in_child=_forked_in_child)
+run_first_at_exit(_exit)

@@ -1,45 +1,44 @@
-"""Closed connections of which the server's end of file does not come: the peer is silent, or still at work.
+"""Connections that are closed here, and whose servers do not close their side: silent, or still at work.
 
 A permit goes back when its connection is gone at the server. Where the server does not say so, it is asked, over a
-connection that works. That one has a permit like any other, got by a seat of its own at the budget: the process may
-hold its whole share in connections that are silent. Only when every permit of the budget is held so, and nobody is
-served at all, one more is opened beside them, for the moment that asking takes: by one process at a time, and where the
-server has no room for it, it refuses.
+connection that works. That one has a permit like any other, which a member of its own gets: the process may hold its
+whole share in silent connections. Only when all permits of the budget are held by silent connections, so that no caller
+is served at all, one more is opened beside them, for as long as asking takes: by one process at a time. A server that
+has no room for it refuses it.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from mppool import errors
-from mppool.core.pool import Waiter
+from mppool.core.slots import Waiter
 from mppool.database import contract
 from mppool.database.contract import Lost, open_link
-from mppool.settings import PoolSettings
 from mppool.shared import paths
 from mppool.shared.file_slots import FileSlots
 
 if TYPE_CHECKING:
-    from mppool.core.pool import Slot
+    from mppool.core.slots import Slot
     from mppool.database.contract import Link
-    from mppool.process.local import LocalPool
+    from mppool.process.lending import Lending
 
 logger = logging.getLogger("mppool.pool")
 
 AFTER = 1.0  # seconds without an end of file until the server is asked; then after twice as long, and so on
-ALONE = 2.0  # seconds for which nobody may have been served before one more is opened: a busy server is late, too
+ALONE = 2.0  # seconds without any caller served until one more is opened: a busy server is late, too
 BURIED = 10.0  # seconds that the one more gets to end, before there may be the next
 PATIENCE = 5.0  # seconds to wait for a permit to ask it over
-LOOK_EVERY = 0.25  # seconds until it is looked whether anybody is served at all
+LOOK_EVERY = 0.25  # seconds until the next look whether any caller is served at all
 
 
 class _Asker(Waiter):
-    """A hand in line."""
+    """A thread of the executor, waiting in line."""
 
     __slots__ = ("_woken",)
 
@@ -55,15 +54,34 @@ class _Asker(Waiter):
         return self._woken.wait(timeout)
 
 
-class SilentConnections:
-    """What one local pool does about it. Any thread; one asks for all."""
+class OtherPool(Protocol):
+    """A local pool of its own at the same budget, which keeps no connection open: it has the connection to ask over."""
 
-    def __init__(self, pool: LocalPool) -> None:
+    def line_up(self, caller: Waiter) -> Slot | None: ...
+    def step_out(self, caller: Waiter) -> bool: ...
+    def outcome(self, caller: Waiter, waited: float | None) -> Slot: ...
+    def end(self, caller: Waiter) -> None: ...
+    def stop(self) -> None: ...
+    def abandon(self) -> None: ...
+
+
+class SilentConnections:
+    """The silent connections of one local pool. Any thread; one of them asks for all.
+
+    Args:
+        pool: whose connections are silent.
+        nobody_served: tells whether all permits of the budget are held by silent connections.
+        attach: makes another pool at the same budget.
+    """
+
+    def __init__(self, pool: Lending, nobody_served: Callable[[], bool], attach: Callable[[], OtherPool]) -> None:
         self._pool = pool
+        self._nobody_served = nobody_served
+        self._attach = attach
         self._asking = threading.Lock()
         self._lost: set[Lost] = set()
         self._gone: set[Lost] = set()
-        self._seat: LocalPool | None = None  # while one asks
+        self._other: OtherPool | None = None  # while one asks
 
     @staticmethod
     def noted(link: Link) -> Lost:
@@ -87,8 +105,8 @@ class SilentConnections:
 
     def abandon(self) -> None:
         """In a forked child."""
-        if self._seat is not None:
-            self._seat.abandon()
+        if self._other is not None:
+            self._other.abandon()
 
     def _ask(self, lost: Lost) -> None:
         """Ask for all that are lost."""
@@ -107,49 +125,48 @@ class SilentConnections:
     @contextmanager
     def _connection(self, lost: Lost) -> Iterator[Link | None]:
         """A connection to ask over; None: there is none to be had."""
-        pool = self._pool
-        seat = self._seat = type(pool)(pool.budget, pool.name, PoolSettings(min_size=0))
+        other = self._other = self._attach()
         try:
             asker = _Asker()
             try:
-                slot = self._borrow(seat, asker, lost)
+                slot = self._borrow(other, asker, lost)
                 if slot is not None:
                     yield slot.link
             finally:
-                seat.end(asker)
+                other.end(asker)
             if slot is None:
                 with self._one_more() as link:
                     yield link
         finally:
-            self._seat = None
-            seat.stop()
+            self._other = None
+            other.stop()
 
-    def _borrow(self, seat: LocalPool, waiter: _Asker, lost: Lost) -> Slot | None:
-        slot = seat.line_up(waiter)
+    def _borrow(self, other: OtherPool, waiter: _Asker, lost: Lost) -> Slot | None:
+        slot = other.line_up(waiter)
         until = alone_until = waiter.since + PATIENCE
         while slot is None and not waiter.wait(LOOK_EVERY):
             self._pool.close_idle(lost.closed)  # they may be as silent; those that are not come back at once
-            if not self._pool.agent.nobody_served():
+            if not self._nobody_served():
                 alone_until = until
             elif alone_until == until:
                 alone_until = min(until, monotonic() + ALONE)
             if monotonic() >= alone_until:
                 break
-        if slot is None and not seat.step_out(waiter):
-            slot = seat.outcome(waiter, None)
+        if slot is None and not other.step_out(waiter):
+            slot = other.outcome(waiter, None)
         return slot
 
     @contextmanager
     def _one_more(self) -> Iterator[Link | None]:
         """A connection beside those that are silent, if these are all that there are."""
         pool = self._pool
-        turn = FileSlots(paths.folder(pool.name), paths.ASKING).take(1) if pool.agent.nobody_served() else None
+        turn = FileSlots(paths.folder(pool.name), paths.ASKING).take(1) if self._nobody_served() else None
         if turn is None:
             yield None
             return
         link = None
         try:
-            if pool.agent.nobody_served():  # it may have changed before it was our turn
+            if self._nobody_served():  # it may have changed before it was our turn
                 link = open_link(pool.budget.database, connect_timeout=pool.settings.connect_timeout)
             yield link
         finally:

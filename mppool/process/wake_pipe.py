@@ -8,7 +8,7 @@ from mppool.shared.descriptors import Owned
 
 
 class WakePipe:
-    """Wakes a selector from any thread. Rung any number of times, it wakes once.
+    """Wakes a selector from any thread. Notified any number of times, it wakes once.
 
     It needs no descriptor until it is prepared: a process that makes one may have none free just then.
     """
@@ -16,7 +16,7 @@ class WakePipe:
     def __init__(self) -> None:
         self._read: Owned | None = None
         self._write: Owned | None = None
-        self._rung = False
+        self._notified = False
 
     def prepare(self) -> None:
         """From now on it can be slept on. Raises: OSError: there is no free descriptor."""
@@ -24,10 +24,10 @@ class WakePipe:
         os.set_blocking(read, False)
         os.set_blocking(write, False)
         self._read, self._write = Owned(read), Owned(write)
-        self._rung = False
+        self._notified = False
 
     def is_ready(self) -> bool:
-        """Whether it can be slept on: nobody has closed it from outside."""
+        """Whether it can be slept on: no other code has closed it."""
         ends = self._read, self._write
         return all(end is not None and end.may_be_ours() for end in ends)
 
@@ -35,33 +35,33 @@ class WakePipe:
         return -1 if self._read is None else self._read.fd
 
     def notify(self) -> bool:
-        """False: it was closed from outside, and wakes nobody."""
+        """False: other code has closed it, and it wakes no thread."""
         write = self._write
         if write is None or write.fd < 0:
-            self._rung = True  # nobody sleeps on it yet, or any more
+            self._notified = True  # no thread sleeps on it yet, or any more
         elif not write.may_be_ours():
             return False
-        elif not self._rung:
+        elif not self._notified:
             try:
-                self._rung = True
+                self._notified = True
                 os.write(write.fd, b"!")
             except OSError:
-                pass  # full: it has been rung
-            except BaseException:  # Ctrl-C: the next ring must not take it that this one was heard
-                self._rung = False
+                pass  # full: it has been notified
+            except BaseException:  # Ctrl-C: this one may not have been written, so the next one must be
+                self._notified = False
                 raise
         return True
 
     def clear(self) -> None:
-        """Before looking at what there is to do, so that what comes later rings again."""
+        """Before looking at what there is to do, so that what comes later is a notification again."""
         try:
             os.read(self._read.use() if self._read is not None else -1, 64)
         except OSError:
             pass
-        self._rung = False
+        self._notified = False
 
     def close(self) -> None:
-        self._rung = True
+        self._notified = True
         for end in (self._read, self._write):
             if end is not None:
                 end.close()

@@ -1,9 +1,10 @@
 """The manager's half of the reaper, which ends what a server still does for processes that are gone.
 
 That takes a connection, and the manager never speaks to a database: the reaper does, a process of its own, one at a
-time, which ends within seconds. The reaper is a member like any other, so that its connection counts. It frees nothing:
-a permit comes with the server's end of file as ever. Once it has its own connection it is told the endpoints of those
-that it is to end. Whatever becomes of it, the manager goes on, and launches another after a pause that grows.
+time, which ends within seconds. The reaper is a member like any other, so that its connection counts. Once it has its
+own connection it is told the endpoints of those that it is to end. Their permits come with the server's end of file, or
+with the server's word to the reaper that it has them no more. Whatever becomes of the reaper, the manager goes on, and
+launches another after a pause that grows.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import socket
 import sys
 
 from mppool.shared import messages
+from mppool.shared.helper_process import HelperProcess
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,28 +38,30 @@ main(task)
 """
 
 
-class Reaper:
+class Reaper(HelperProcess):
     """The reaper, if there is one. When it is readable, `hear` it.
 
     Args:
         config: the manager's.
         endpoints: addresses and ports on this host of the connections that a reaper is to end.
+        gone: called with those of which the server says that it has them no more.
     """
 
-    __slots__ = ("_channel", "_config", "_endpoints", "_failed", "again_at", "pid", "useless")
+    __slots__ = ("_config", "_endpoints", "_failed", "_gone", "again_at", "useless")
 
-    def __init__(self, config: dict[str, Any], endpoints: Callable[[], list[Endpoint]]) -> None:
+    def __init__(
+        self,
+        config: dict[str, Any],
+        endpoints: Callable[[], list[Endpoint]],
+        gone: Callable[[set[Endpoint]], None],
+    ) -> None:
+        super().__init__()
         self._config = config
         self._endpoints = endpoints
-        self._channel: messages.Channel | None = None
+        self._gone = gone
         self._failed = 0  # reapers in a row after which there was still something to end
-        self.pid: int | None = None  # of the reaper's process, until it is waited for
         self.again_at = 0.0  # no reaper before this time
         self.useless = not config["database"].startswith(_SERVERS)
-
-    def fileno(self) -> int:
-        assert self._channel is not None
-        return self._channel.fileno()
 
     def launch(self, now: float) -> bool:
         """Start a reaper. False: it cannot be done just now."""
@@ -77,7 +81,7 @@ class Reaper:
                     file_actions=[(os.POSIX_SPAWN_DUP2, theirs.fileno(), 0)],
                 )
             self._channel = messages.Channel(ours)
-            task = {key: self._config[key] for key in ("uri", "name", "max_size")}
+            task = {key: self._config[key] for key in ("uri", "name", "cluster")}
             self._channel.send({**task, "path": self._config["path"]})
         except OSError as error:
             os.write(2, f"cannot start a reaper: {error.strerror}\n".encode())
@@ -100,6 +104,8 @@ class Reaper:
             for message in heard[0]:
                 if "useless" in message:
                     self.useless = True
+                elif "gone" in message:
+                    self._gone({(str(address), int(port)) for address, port in message["gone"]})
                 else:
                     self._channel.send({"endpoints": self._endpoints()})
         except (OSError, ValueError):
@@ -113,21 +119,6 @@ class Reaper:
         self._channel = None
         self._pause(now)
         self.reap()
-
-    @property
-    def dying(self) -> bool:
-        """Whether the process of a reaper that is done is still to be waited for."""
-        return self.pid is not None and self._channel is None
-
-    def reap(self) -> None:
-        """Wait for the process of a reaper that is done, if it has ended: it will in a moment."""
-        if self.pid is not None and self.dying:
-            try:
-                ended = os.waitpid(self.pid, os.WNOHANG)[0]
-            except ChildProcessError:
-                ended = self.pid
-            if ended:
-                self.pid = None
 
     def succeeded(self) -> None:
         """There is nothing left to be ended: the next reaper need not wait."""

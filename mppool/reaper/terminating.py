@@ -3,20 +3,23 @@
 It is a member of the budget like any other: it waits for a permit, and its one connection counts. It ends connections
 of the same user and database that come from an endpoint which the manager names and are older than its own. It ends
 nothing where the server sees this host under another address or port (another network's, a proxy's), or where there is
-none (a Unix socket). It frees no permit: the server's end of file does.
+none (a Unix socket). It frees no permit: the server's end of file does, or the server's word that a connection is gone.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import random
 import select
 import signal
 import socket
 import threading
+import time
 from typing import Any
 
 from mppool import errors
+from mppool.core.backoff import Backoff
 from mppool.database.connection.sync_connection import PySQLXEngineSync
 from mppool.database.contract import END, end_of, parsed, plain, sees
 from mppool.process.sync_pool import PySQLXEnginePoolSync
@@ -29,6 +32,8 @@ __all__ = ["main"]
 PATIENCE = 10.0  # seconds to wait for a permit
 LIFE = 30  # seconds after which the process ends whatever it does
 ANSWER = 5.0  # seconds that the manager may take for an answer
+CONFIRMS = 5.0  # seconds that the server may take to end them
+LOOKS = (0.01, 0.25)  # seconds between looks whether it has, at first and at most
 
 logger = logging.getLogger("mppool.ending")
 
@@ -68,13 +73,14 @@ class Server:
         """Whether the server sees this connection under the address and port that it has here."""
         return self.here is not None and sees(self._seen, self.here)
 
-    def older(self, endpoints: list[Endpoint]) -> list[int]:
-        """The connections from these endpoints that are older than the reaper's."""
-        wanted = set(map(self._as_seen, endpoints))
+    def older(self, endpoints: list[Endpoint]) -> dict[int, Endpoint]:
+        """The connections from these endpoints that are older than the reaper's, and where the server sees each."""
+        wanted = set(map(self.as_seen, endpoints))
         rows = self._connection.query_as_dict(_OLDER[self._provider])
-        return [int(row["id"]) for row in rows if row["place"] and parsed(row["place"]) in wanted]
+        places = {int(row["id"]): parsed(row["place"]) for row in rows if row["place"]}
+        return {number: place for number, place in places.items() if place in wanted}
 
-    def _as_seen(self, endpoint: Endpoint) -> Endpoint:
+    def as_seen(self, endpoint: Endpoint) -> Endpoint:
         assert self.here is not None
         address = plain(endpoint[0])
         return (self._seen[0] if address == self.here[0] else address), endpoint[1]
@@ -102,11 +108,22 @@ def _work(connection: PySQLXEngineSync, manager: Channel) -> None:
     if not server.sees_us():
         manager.send({"useless": True})
         return
-    for orphan in server.older(_ask(manager)):
+    endpoints = _ask(manager)
+    for orphan in server.older(endpoints):
         try:
             server.end(orphan)
         except errors.PySQLXError as error:
             logger.warning("cannot end connection %d: %s", orphan, error)
+    _confirm(server, endpoints, manager)
+
+
+def _confirm(server: Server, endpoints: list[Endpoint], manager: Channel) -> None:
+    """Wait a moment until the server has none of them any more, and tell the manager which are gone: it hears of no end
+    where the connection was cut off silently."""
+    backoff, give_up = Backoff(*LOOKS), time.monotonic() + CONFIRMS
+    while (left := set(server.older(endpoints).values())) and time.monotonic() < give_up:
+        time.sleep(backoff.failed(random.random()))
+    manager.send({"gone": [endpoint for endpoint in endpoints if server.as_seen(endpoint) not in left]})
 
 
 def _end_with(manager: int) -> None:
@@ -122,13 +139,14 @@ def main(task: dict[str, Any]) -> None:
     """The process's entry. Standard input is the way to the manager and back.
 
     Args:
-        task: uri, name and max_size of the budget.
+        task: uri and name of the budget, and the url of its cluster's engine.
     """
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.alarm(LIFE)
     threading.Thread(target=_end_with, args=(0,), daemon=True).start()
     manager = Channel(socket.socket(fileno=os.dup(0)))
-    budget = BudgetSettings(task["uri"], task["max_size"])
+    cluster = task["cluster"]
+    budget = BudgetSettings(task["uri"], None, task["name"] if cluster else None, cluster=cluster)
     pool: PySQLXEnginePoolSync = PySQLXEnginePoolSync._of(budget, task["name"], PoolSettings(conn_timeout=PATIENCE))
     try:
         with pool.connection() as connection:

@@ -194,9 +194,16 @@ class OwnedSocket:
             self._sock.close()
 
 
+_kept: list[Any] = []  # until they are kept for ever
+
+
 def never_close(thing: Any) -> None:
     """Keep an object for ever that would close a number which is not its own any more: even beyond the interpreter's
     exit, which drops all that modules hold."""
-    import ctypes
-
-    ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
+    _kept.append(thing)
+    try:
+        import ctypes
+    except (OSError, ImportError):
+        return  # no descriptor is free to import it with; the next call keeps this object, too
+    while _kept:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(_kept.pop()))

@@ -1,9 +1,9 @@
 """The ledger: shared memory in which the manager and each member publish what the others need to know.
 
-It is a header and one row for each member, all 64-bit cells. Every cell has exactly one writer, so nothing here needs a
-lock, and a writer that is killed between two stores leaves each cell whole. The order of stores makes a crash harmless:
-a process that raises a member's credit writes the ledger before the semaphore, one that lowers it takes the semaphore
-first. The ledger says what was true a moment ago; it grants nothing by itself.
+It is a header, one row for each member, and the `statistics`, all 64-bit cells. Every cell has exactly one writer, so
+nothing here needs a lock, and a writer that is killed between two stores leaves each cell whole. The order of stores
+makes a crash harmless: a process that raises a member's credit writes the ledger before the semaphore, one that lowers
+it takes the semaphore first. The ledger says what was true a moment ago; it grants nothing by itself.
 
 It is a file in the budget's folder, so that the manager's successor finds it, however its predecessor ended.
 
@@ -21,21 +21,27 @@ from __future__ import annotations
 import mmap
 import os
 import zlib
+from time import monotonic_ns
 
-from mppool.shared import identity
+from mppool.shared import identity, statistics
 from mppool.shared.descriptors import never_close
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-MAGIC = 0x6D70706F6F6C34  # "mppool4": another layout gets another number
+MAGIC = 0x6D70706F6F6C36  # "mppool6": another layout gets another number
 ROWS = 1024
 NEVER = 1 << 62  # a limit that limits nothing
 
 # Header cells; the manager writes them.
-HEADER = 16
+HEADER = 32
 H_MAGIC, H_MAX_SIZE, H_MANAGER, H_STARTED, H_SHORT, H_DATABASE, H_STOPPING, H_COST, H_TELLING, H_SPACE = range(10)
+H_PAUSED, H_GENERATION, H_RESIZED = range(10, 13)
+# Of a budget over several hosts: `shared.tenure` explains these. The last cells hold the host's name as text.
+H_LEASE, H_CLUSTER, H_CAP, H_LEARNED_AT, H_THEIRS = range(13, 18)
+H_RESERVE = 18
+HOST, HOST_CELLS = 24, 8
 
 # Row cells. The manager's:
 ROW = 24
@@ -45,8 +51,13 @@ PID, STARTED, CREDIT, TARGET, LIMIT, KNOWN, TOKEN = range(7)
 LEFT = 7
 HELD, IN_USE, MOVING, CLOSING, WAITING, SINCE, RIPE_AT, IDLE_SINCE, WARM, COST = FACTS = range(8, 18)
 LOST = 18  # and how many of its connections in use are closed, but not at the server
+ACKNOWLEDGED = 19  # and the pause that it has seen
 
-SIZE = 8 * (HEADER + ROWS * ROW)
+# After the rows are the statistics. Of the members' blocks there, each gets its memory when a member comes.
+STATISTICS = HEADER + ROWS * ROW
+BLOCKS = STATISTICS + statistics.START
+RESERVED = 8 * BLOCKS  # bytes that have their memory from the beginning
+SIZE = RESERVED + 8 * ROWS * statistics.BLOCK
 
 NOBODY = -1  # a start that no process has
 
@@ -88,6 +99,18 @@ class Header(_View):
         cost: ns that a reconnect takes; 0: not measured.
         telling: 1: a member rings when its first connection becomes idle.
         space: `identity.space` of the manager.
+        paused: until when the budget is paused, in ns of the monotonic clock, if it is not told to go on before; 0: it
+            is not paused.
+        generation: when it was last drained, in ns of the monotonic clock; 0: never. Connections that began to be
+            opened before are of an older generation, and are to be replaced.
+        resized: when ``max_size`` was last changed, in ns of the monotonic clock; 0: never. See `shared.sizes`.
+        reserve: of its permits, those that are a budget of their own, for callers with priority.
+        lease: until when members may open connections, in ns of `tenure.now_ns`; 0: the budget is this host's alone,
+            and they always may. See `shared.tenure`, and for the next three.
+        cluster: how this host stands with the engine that keeps the budget for all hosts.
+        cap: permits that this host may use at the moment, of a budget over several hosts.
+        learned_at: when learning may end, in ns of `tenure.now_ns`.
+        theirs: permits that the budget has by the engine, where this host says another number.
     """
 
     __slots__ = ()
@@ -95,6 +118,15 @@ class Header(_View):
     magic, max_size, manager, started = _Cell(H_MAGIC), _Cell(H_MAX_SIZE), _Cell(H_MANAGER), _Cell(H_STARTED)
     short, database, stopping, cost = _Cell(H_SHORT), _Cell(H_DATABASE), _Cell(H_STOPPING), _Cell(H_COST)
     telling, space = _Cell(H_TELLING), _Cell(H_SPACE)
+    paused, generation, resized = _Cell(H_PAUSED), _Cell(H_GENERATION), _Cell(H_RESIZED)
+    reserve = _Cell(H_RESERVE)
+    lease, cluster, cap = _Cell(H_LEASE), _Cell(H_CLUSTER), _Cell(H_CAP)
+    learned_at, theirs = _Cell(H_LEARNED_AT), _Cell(H_THEIRS)
+
+    @property
+    def shared(self) -> int:
+        """Permits that callers without priority share."""
+        return self.max_size - self.reserve
 
 
 class MemberRow(_View):
@@ -110,13 +142,14 @@ class MemberRow(_View):
         left: 1: the member left by itself and holds nothing.
         held, in_use, moving, closing, waiting, since, ripe_at, idle_since, warm, cost: see `core.accounts.Account`.
         lost: connections in use that are closed, but not at the server.
+        acknowledged: the header's ``paused`` as the member last saw it, once it lends nothing any more.
     """
 
     __slots__ = ()
 
     pid, started, token = _Cell(PID), _Cell(STARTED), _Cell(TOKEN)
     credit, target, limit, known = _Cell(CREDIT), _Cell(TARGET), _Cell(LIMIT), _Cell(KNOWN)
-    left, lost = _Cell(LEFT), _Cell(LOST)
+    left, lost, acknowledged = _Cell(LEFT), _Cell(LOST), _Cell(ACKNOWLEDGED)
     held, in_use, moving, closing = _Cell(HELD), _Cell(IN_USE), _Cell(MOVING), _Cell(CLOSING)
     waiting, since, ripe_at, idle_since = _Cell(WAITING), _Cell(SINCE), _Cell(RIPE_AT), _Cell(IDLE_SINCE)
     warm, cost = _Cell(WARM), _Cell(COST)
@@ -162,9 +195,17 @@ def database_key(key: str) -> int:
 
 
 def reserve(fd: int) -> None:
-    """Give the file its memory now: a store into a mapping that has none to be had would end the process."""
-    for offset in range(0, SIZE, 4096):
-        os.pwrite(fd, bytes(min(4096, SIZE - offset)), offset)
+    """Give the file its memory now: a store into a mapping that has none to be had would end the process. The blocks of
+    members follow with `reserve_block`. Raises: OSError."""
+    for offset in range(0, RESERVED, 4096):
+        os.pwrite(fd, bytes(min(4096, RESERVED - offset)), offset)
+    if os.fstat(fd).st_size < SIZE:
+        os.ftruncate(fd, SIZE)
+
+
+def reserve_block(fd: int, member: int) -> None:
+    """Give a member's block of the statistics its memory, and clear it. Raises: OSError."""
+    os.pwrite(fd, bytes(8 * statistics.BLOCK), RESERVED + 8 * member * statistics.BLOCK)
 
 
 class Ledger:
@@ -194,9 +235,10 @@ class Ledger:
             os.close(fd)
             raise
         if ledger.header.magic != MAGIC:
-            for cell in range(len(ledger.cells)):
-                ledger.cells[cell] = 0
+            reserve(fd)
+            ledger.statistics.set(statistics.BORN, monotonic_ns())
             ledger.header.magic = MAGIC
+        ledger.statistics.complete()
         return ledger, fd
 
     def living(self, taken: Callable[[int], bool]) -> list[int]:
@@ -217,6 +259,10 @@ class Ledger:
     @property
     def header(self) -> Header:
         return Header(self.cells, 0)
+
+    @property
+    def statistics(self) -> statistics.Statistics:
+        return statistics.Statistics(self.cells, STATISTICS)
 
     def row(self, member: int) -> MemberRow:
         return MemberRow(self.cells, self.offset(member))

@@ -15,9 +15,10 @@ from mppool.shared import identity, paths
 from mppool.shared import ledger as L
 from mppool.shared.seats import Seats
 
-__all__ = ["Found", "clear_away", "sibling"]
+__all__ = ["Found", "clear_away", "has_members", "sibling"]
 
-_MADE_UP = re.compile(r"own-(?P<maker>\d+)-[0-9a-f]{8}|scope-\d+-[0-9a-f]{8}-[0-9a-f]{8}")
+_SCOPES, _RESERVE = r"scope-\d+-[0-9a-f]{8}-[0-9a-f]{8}", re.escape(paths.RESERVE)
+_MADE_UP = re.compile(rf"own-(?P<maker>\d+)-[0-9a-f]{{8}}|{_SCOPES}|(own-\d+-[0-9a-f]{{8}}|{_SCOPES}){_RESERVE}")
 
 
 class Found:
@@ -81,6 +82,15 @@ def _answers(folder: str) -> bool:
         except OSError:
             pass  # it is busy
     return True
+
+
+def has_members(name: str) -> bool:
+    """Whether a budget has members that are, or may be, alive; with or without a manager."""
+    try:
+        with Found(paths.folder(name)) as found:
+            return found.has_members()
+    except OSError:
+        return False
 
 
 def clear_away(root: str, but: str) -> None:

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 RUNTIME_DIR = "MPPOOL_RUNTIME_DIR"
 LEDGER, SOCKET, LOG, SEATS = "ledger", "socket", "log", "seats"  # in a budget's folder
+HOSTS = "hosts"  # there, too: what `PoolManager.stats` tells of a budget's hosts
 FILE_SLOT, ASKING = "slot-", "slot-to-ask-"  # and a number, there: see `file_slots`
+RESERVE = ".reserve"  # after a budget's name: the budget that its reserve is
 LOCK = ".lock"  # in the root: held while a manager is launched, and while one leaves; no budget can have such a name
 
 
@@ -145,7 +147,7 @@ def remove_folder(path: str) -> None:
     """Remove a budget's folder, if it is still there, and the lock with the last one. Only under the lock."""
     try:
         for name in os.listdir(path):
-            if name in (SOCKET, LEDGER, LOG, SEATS) or name.startswith(FILE_SLOT):
+            if name in (SOCKET, LEDGER, LOG, SEATS, HOSTS) or name.startswith(FILE_SLOT):
                 os.unlink(os.path.join(path, name))
         os.rmdir(path)
     except OSError:

@@ -37,6 +37,11 @@ NAMES = (
     "steady",
     "rove",
     "think",
+    "watch",
+    "hosts",
+    "transit",
+    "reach",
+    "uneven",
 )
 PACKAGES = ("mppool", "pysqlx-core", "pysqlx-engine", "psycopg", "psycopg-pool", "sqlalchemy", "pymysql", "gunicorn")
 

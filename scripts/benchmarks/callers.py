@@ -102,7 +102,7 @@ class _Caller(threading.Thread):
         sql = f"SELECT 1 AS a FROM pg_sleep({plan.query})"
         while (now := time.monotonic()) < end:
             if plan.busy_at(now) not in (None, self._number):
-                time.sleep(plan.turn - now % plan.turn)
+                time.sleep(min(plan.turn - now % plan.turn, end - now))
                 continue
             with self._borrow() as connection:
                 self._ask(connection, sql)

@@ -4,39 +4,55 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import multiprocessing
-import multiprocessing.connection
 import os
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from typing import Any
 
+import psutil
 from rich.console import Console
 
-from mppool import PoolManager, PySQLXEnginePool, PySQLXEnginePoolSync, errors
+from mppool import PoolManager, errors
+from mppool.view.page import page
+from mppool.view.processes import command_of
+from mppool.view.recording import Recording
+from scripts.demonstration import hosts
+from scripts.demonstration.crew import Crew
 from scripts.demonstration.display import Display
 from scripts.demonstration.picture import draw
 from scripts.demonstration.report import Verdict
 from scripts.demonstration.server_count import QUERIES, ServerCount, labelled
-from scripts.demonstration.timeline import Timeline
-from scripts.demonstration.workload import Plan, Report, work
+from scripts.demonstration.timeline import Sample, Timeline
+from scripts.demonstration.workload import Plan
 
 SAMPLE_EVERY = 0.004  # seconds
+RECORD_EVERY = 0.02  # seconds, for the report
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/demo", description=__doc__)
     parser.add_argument("--uri", help="the database (default: a SQLite file of its own)")
+    parser.add_argument("--hosts", type=int, help="one budget over so many hosts of two processes each, on PostgreSQL")
+    parser.add_argument("--cluster", metavar="URL", help="with --hosts: the engine (default: a Redis of its own)")
     parser.add_argument("--workers", type=int, default=4, help="processes, half sync and half async (default: 4)")
-    parser.add_argument("--jobs", type=int, default=1000, help="over all processes (default: 1000)")
+    jobs = "over all processes (default: 1000; with --hosts: 3000)"
+    parser.add_argument("--jobs", type=int, help=jobs)
     parser.add_argument("--max-size", type=int, default=30, help="the budget, in connections (default: 30)")
     parser.add_argument("--seed", type=int, default=1, help="decides how long each job holds its connection")
     parser.add_argument("--hold", type=float, nargs=2, default=(0.1, 0.5), metavar=("LEAST", "MOST"), help="seconds")
     parser.add_argument("--picture", default="demo-{pid}.svg", help="where the picture goes (default: %(default)s)")
+    parser.add_argument("--report", metavar="FILE", help="write what happened to this HTML file, as mppool report does")
     parser.add_argument("--no-live", action="store_true", help="a line each second instead of bars")
     options = parser.parse_args()
+    options.jobs = options.jobs if options.jobs is not None else 3000 if options.hosts else 1000
+    if options.hosts is None and options.cluster:
+        parser.error("--cluster needs --hosts")
+    if options.hosts is not None:
+        if options.hosts < 1 or options.max_size <= options.hosts:
+            parser.error("--hosts must be 1 or more, and --max-size more than that")
+        if options.report or (options.uri and not options.uri.startswith("postgresql:")):
+            parser.error("--hosts needs PostgreSQL, and writes no --report")
     for name in ("workers", "jobs", "max_size"):
         if getattr(options, name) < 1:
             parser.error(f"--{name.replace('_', '-')} must be 1 or more")
@@ -52,62 +68,7 @@ def a_database(uri: str | None) -> Iterator[str]:
         yield f"sqlite:{folder}/demo.db"
 
 
-class Crew:
-    """The worker processes, forked from here with the handles they use."""
-
-    def __init__(self, plan: Plan, handles: dict[str, PySQLXEnginePoolSync | PySQLXEnginePool]) -> None:
-        fork = multiprocessing.get_context("fork")
-        self.done: Any = fork.RawArray("L", len(plan.holds))
-        self.reports: dict[int, Report] = {}
-        self._lines, self._processes = [], []
-        for worker, holds in enumerate(plan.holds):
-            ours, theirs = fork.Pipe()
-            kind = plan.kind(worker)
-            process = fork.Process(
-                target=work, args=(worker, kind, handles[kind], holds, self.done, theirs), daemon=True
-            )
-            process.start()
-            theirs.close()
-            self._lines.append(ours)
-            self._processes.append(process)
-
-    @property
-    def pids(self) -> tuple[int, ...]:
-        return tuple(process.pid or 0 for process in self._processes)
-
-    def go(self) -> float:
-        """Wait until all are ready, give the word, and return the moment."""
-        for line in self._lines:
-            line.recv()
-        start = time.monotonic()
-        for line in self._lines:
-            line.send("go")
-        return start
-
-    def collect(self, wait: float) -> bool:
-        """Wait up to `wait` seconds for reports; False when there is none left to wait for."""
-        open_lines = [line for worker, line in enumerate(self._lines) if worker not in self.reports]
-        for line in multiprocessing.connection.wait(open_lines, wait):
-            worker = self._lines.index(line)
-            try:
-                self.reports[worker] = line.recv()
-            except EOFError:
-                self._processes[worker].join()
-                died = f"process {worker + 1} died with exit code {self._processes[worker].exitcode}"
-                self.reports[worker] = Report(errors=[died], finished=time.monotonic())
-        return len(self.reports) < len(self._lines)
-
-    def dismiss(self) -> None:
-        for line in self._lines:
-            with contextlib.suppress(OSError):
-                line.send("thanks")
-        for process in self._processes:
-            process.join(10)
-            if process.is_alive():
-                process.kill()
-
-
-def run(options: argparse.Namespace, uri: str, console: Console) -> tuple[Verdict, str]:
+def run(options: argparse.Namespace, uri: str, console: Console, recording: Recording) -> tuple[Verdict, str]:
     plan = Plan.draw(options.jobs, options.workers, options.max_size, options.seed, *options.hold)
     name = f"mppool-demo-{os.getpid()}"
     provider = uri.partition(":")[0]
@@ -117,12 +78,13 @@ def run(options: argparse.Namespace, uri: str, console: Console) -> tuple[Verdic
         with PoolManager(labelled(uri, name), max_size=plan.max_size) as manager:
             handles = {"sync": manager.pool(conn_timeout=60), "async": manager.async_pool(conn_timeout=60)}
             crew = Crew(plan, handles)
+            crew.ready()
             start = crew.go()
             timeline = Timeline(start, crew.pids)
             with Display(console, plan, live=not options.no_live) as display:
                 while crew.collect(SAMPLE_EVERY):
-                    display.show(timeline.note(manager.stats()), crew.done)
-                display.show(timeline.note(manager.stats()), crew.done, last=True)
+                    display.show(_look(manager, timeline, recording), crew.done)
+                display.show(_look(manager, timeline, recording), crew.done, last=True)
             crew.dismiss()
     finally:
         if server:
@@ -132,11 +94,20 @@ def run(options: argparse.Namespace, uri: str, console: Console) -> tuple[Verdic
     return Verdict(plan, reports, timeline, server, wall), provider
 
 
+def _look(manager: PoolManager, timeline: Timeline, recording: Recording) -> Sample:
+    stats, now = manager.stats(), time.monotonic()
+    recording.note(now, stats)
+    return timeline.note(stats, now)
+
+
 def main() -> int:
-    options, console = arguments(), Console()
+    options, console, begun = arguments(), Console(), time.strftime("%Y-%m-%d %H:%M:%S")
+    if options.hosts is not None:
+        return hosts.main(options, console)
+    recording = Recording(RECORD_EVERY, command_of, psutil.pid_exists)
     with a_database(options.uri) as uri:
         try:
-            verdict, provider = run(options, uri, console)
+            verdict, provider = run(options, uri, console, recording)
         except KeyboardInterrupt:
             console.print("interrupted")
             return 130
@@ -154,6 +125,10 @@ def main() -> int:
     with open(path, "w", encoding="utf-8") as file:
         file.write(draw(verdict.timeline, plan, title, subtitle))
     console.print(f"picture: {path}", soft_wrap=True, highlight=False)
+    if options.report:
+        with open(options.report, "w", encoding="utf-8") as file:
+            file.write(page(recording, begun))
+        console.print(f"report: {os.path.abspath(options.report)}", soft_wrap=True, highlight=False)
     return verdict.exit_code
 
 

@@ -11,6 +11,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from mppool.view import lines
 from scripts.demonstration.timeline import Counts, Sample
 from scripts.demonstration.workload import Plan
 
@@ -20,17 +21,11 @@ WIDTH = 40
 
 def bar(counts: Counts, whole: int, colour: str, width: int = WIDTH) -> Text:
     """In use, opening and idle connections of `whole`, as blocks."""
-    text, used, drawn = Text(), 0, 0
-    for number, block, style in (
-        (counts.in_use, "█", colour),
-        (counts.opening, "▒", colour),
-        (counts.idle, "░", f"dim {colour}"),
-    ):
-        used += number
-        blocks = min(round(used * width / whole), width) - drawn
-        text.append(block * blocks, style)
-        drawn += blocks
-    return text.append("·" * (width - drawn), "bright_black")
+    parts = ((counts.in_use, "█", colour), (counts.opening, "▒", colour), (counts.idle, "░", f"dim {colour}"))
+    text = Text()
+    for blocks, style in lines.bar(parts, whole, width):
+        text.append(blocks, "bright_black" if style == lines.DIM else style)
+    return text
 
 
 def screen(plan: Plan, sample: Sample, done: Sequence[int]) -> Group:
@@ -47,7 +42,7 @@ def screen(plan: Plan, sample: Sample, done: Sequence[int]) -> Group:
     )
     for worker, counts in enumerate(sample.workers):
         rows.add_row(
-            f"process {worker + 1} ({plan.kind(worker)})",
+            plan.label(worker),
             bar(counts, plan.max_size, COLOURS[worker % len(COLOURS)]),
             *map(str, (counts.in_use, counts.opening, counts.idle, counts.waiting)),
             f"{done[worker]}/{len(plan.holds[worker])}",

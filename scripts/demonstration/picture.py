@@ -6,10 +6,10 @@ or being opened. Below, the callers in line. It follows the reader's light or da
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from html import escape
 
+from mppool.view.chart import area, nice_step
 from scripts.demonstration.timeline import Counts, Sample, Timeline
 from scripts.demonstration.workload import Plan
 
@@ -42,13 +42,6 @@ def colour(worker: int) -> str:
     return PALETTE[worker % len(PALETTE)]
 
 
-def nice_step(top: float, steps: int) -> float:
-    """A round distance between grid lines: 1, 2 or 5 times a power of ten."""
-    rough = max(top, 1e-9) / steps
-    power = 10.0 ** math.floor(math.log10(rough))
-    return next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough)
-
-
 def band(
     samples: Sequence[Sample],
     low: Callable[[Sample], float],
@@ -58,22 +51,15 @@ def band(
 ) -> str:
     """The path of the area between two step functions of time."""
 
-    def edge(value: Callable[[Sample], float]) -> list[tuple[float, float]]:
-        points: list[tuple[float, float]] = []
-        for sample in samples:
-            if points and points[-1][1] == y(value(sample)) and sample is not samples[-1]:
-                continue
-            if points:
-                points.append((x(sample.at), points[-1][1]))
-            points.append((x(sample.at), y(value(sample))))
-        return points
-
-    outline = edge(high) + edge(low)[::-1]
-    return "M" + "L".join(f"{px:.1f} {py:.1f}" for px, py in outline) + "Z"
+    return area([(sample.at, low(sample), high(sample)) for sample in samples], x, y)
 
 
-def draw(timeline: Timeline, plan: Plan, title: str, subtitle: str) -> str:
-    """The whole SVG as text."""
+def draw(timeline: Timeline, plan: Plan, title: str, subtitle: str, marks: Sequence[tuple[float, str]] = ()) -> str:
+    """The whole SVG as text.
+
+    Args:
+        marks: what happened when, in seconds.
+    """
     samples = timeline.thinned(COLUMNS)
     seconds = max(samples[-1].at if samples else 0.0, plan.floor, 1e-3)
     highest = max(plan.max_size, timeline.peak)
@@ -98,7 +84,7 @@ def draw(timeline: Timeline, plan: Plan, title: str, subtitle: str) -> str:
         f'<text class="title" x="{LEFT}" y="38">{escape(title)}</text>',
         f'<text x="{LEFT}" y="62">{escape(subtitle)}</text>',
         *_grid(y, nice_step(highest, 6), highest, right),
-        *_bands(samples, len(timeline.pids), x, y),
+        *_bands(samples, len(plan.holds), x, y),
         *_names(samples, plan, y, right),
         _line("budget", LEFT, y(plan.max_size), right, y(plan.max_size)),
         _text(LEFT + 4, y(plan.max_size) - 6, f"budget {plan.max_size}", "budget-text"),
@@ -117,6 +103,7 @@ def draw(timeline: Timeline, plan: Plan, title: str, subtitle: str) -> str:
         _text(LEFT, waiting_top - 10, "callers waiting"),
     ]
     out += _seconds(x, seconds, plan.floor, waiting_bottom)
+    out += _marks(marks, x)
     out.append("</svg>")
     return "\n".join(out) + "\n"
 
@@ -169,9 +156,18 @@ def _names(samples: Sequence[Sample], plan: Plan, y: Callable[[float], float], r
         at = min(y((below + mean / 2) * plan.max_size / total) + 4, lowest)
         below, lowest = below + mean, at - line
         out.append(f'<rect x="{right + 8}" y="{at - 11:.1f}" width="11" height="11" rx="2" fill="{colour(worker)}"/>')
-        out.append(_text(right + 25, at - 1, f"process {worker + 1} ({plan.kind(worker)})", "strong"))
+        out.append(_text(right + 25, at - 1, plan.label(worker), "strong"))
         if line == 30:
             out.append(_text(right + 25, at + 13, f"{mean:.1f} on average"))
+    return out
+
+
+def _marks(marks: Sequence[tuple[float, str]], x: Callable[[float], float]) -> list[str]:
+    """A line for each, with its words one below the other."""
+    out = []
+    for number, (at, what) in enumerate(marks):
+        out.append(_line("axis", x(at), TOP, x(at), TOP + HEIGHT))
+        out.append(_text(x(at) + 4, TOP + HEIGHT + 20 - (HEIGHT - 18 * number), what, "strong"))
     return out
 
 

@@ -18,7 +18,8 @@ from urllib.parse import quote, unquote, urlsplit
 INTERVAL = 0.005
 QUERIES = {
     "postgresql": (
-        "SELECT pid AS id FROM pg_stat_activity WHERE backend_type = 'client backend' AND application_name = '{name}'"
+        "SELECT pid AS id FROM pg_stat_activity "
+        "WHERE backend_type = 'client backend' AND application_name LIKE '%{name}'"
     ),
     "mysql": (
         "SELECT id FROM information_schema.processlist WHERE db = database() AND id <> connection_id() "

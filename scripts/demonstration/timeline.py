@@ -3,21 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from mppool.view.recording import Counts
 
-class Counts(NamedTuple):
-    """One process's connections, and its callers in line."""
-
-    in_use: int = 0
-    idle: int = 0
-    opening: int = 0
-    waiting: int = 0
-
-    @property
-    def held(self) -> int:
-        return self.in_use + self.idle + self.opening
+__all__ = ["Counts", "Sample", "Timeline"]
 
 
 class Sample(NamedTuple):
@@ -46,8 +38,17 @@ class Timeline:
         counts = tuple(
             Counts(m.in_use, m.idle, m.opening, m.waiting) if (m := members.get(pid)) else Counts() for pid in self.pids
         )
-        sample = Sample((time.monotonic() if now is None else now) - self.start, counts)
         self.peak = max(self.peak, stats.open)
+        return self._keep(counts, time.monotonic() if now is None else now)
+
+    def add(self, counts: Sequence[Counts], now: float | None = None) -> Sample:
+        """Add what each had, by their own words."""
+        sample = self._keep(tuple(counts), time.monotonic() if now is None else now)
+        self.peak = max(self.peak, sample.open)
+        return sample
+
+    def _keep(self, counts: tuple[Counts, ...], now: float) -> Sample:
+        sample = Sample(now - self.start, counts)
         self.samples.append(sample)
         return sample
 

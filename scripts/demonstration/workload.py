@@ -50,6 +50,10 @@ class Plan:
         """ "sync" or "async": half of the workers each, and the first one is sync."""
         return KINDS[worker * len(KINDS) // len(self.holds)]
 
+    def label(self, worker: int) -> str:
+        """What it is called."""
+        return f"process {worker + 1} ({self.kind(worker)})"
+
 
 @dataclass
 class Report:

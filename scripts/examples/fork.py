@@ -6,9 +6,11 @@ Needs: nothing.
 from __future__ import annotations
 
 import os
+import sqlite3
 import tempfile
+from contextlib import closing
 
-from mppool import PySQLXEnginePoolSync
+from mppool import PoolManager, PySQLXEnginePoolSync
 
 
 def child(pool: PySQLXEnginePoolSync, number: int) -> None:
@@ -17,9 +19,12 @@ def child(pool: PySQLXEnginePoolSync, number: int) -> None:
 
 
 def main(folder: str) -> None:
-    with PySQLXEnginePoolSync(f"sqlite:{folder}/app.db", 0, 2) as pool:
-        with pool.connection() as conn:
-            conn.raw_cmd("CREATE TABLE visits (number BIGINT)")
+    with closing(sqlite3.connect(f"{folder}/app.db")) as database:
+        database.execute("CREATE TABLE visits (number BIGINT)")
+    with PoolManager(f"sqlite:{folder}/app.db", 2) as manager:
+        # It attaches on first use. Forked before, as here, no child can inherit the state of a thread. After is all the
+        # same to mppool; but Python warns from 3.12 on, since a pool in use has a thread.
+        pool = manager.pool()
         pids = []
         for number in range(8):
             pid = os.fork()

@@ -18,12 +18,14 @@ from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 from mppool.core import policy, wants
-from mppool.core.pool import Close, PoolMachine, Serve, Shortage, Slot, Tend, Waiter
+from mppool.core.pool import PoolMachine
+from mppool.core.shortage import Shortage
+from mppool.core.slots import Check, Close, Serve, Slot, Waiter
 from mppool.manager import allocator
 from mppool.manager.allocator import Pace
 from mppool.process.connect_limiter import ASK_AGAIN, AT_ONCE
-from mppool.process.connector import RECENT
 from mppool.process.row import Row
+from mppool.process.state import RECENT
 from mppool.settings import PoolSettings
 from mppool.shared import ledger as L
 from scripts.simulation.engine import MS, Interpreter
@@ -251,7 +253,7 @@ class Process:
         elif row.publish_idle(machine):
             self.ring()
 
-    def act(self, action: Serve | Close | Tend) -> None:
+    def act(self, action: Serve | Close | Check) -> None:
         if isinstance(action, Serve):
             del self.machine.called[action.waiter]
             action.waiter.wake()

@@ -3,8 +3,8 @@
 Workers borrow without pause, from threads and tasks; they are killed, terminated, stopped and continued, and forked;
 the manager is killed, sometimes with a worker, sometimes its successor at once. With --faults, too: moments in which a
 member or the manager can have no descriptor more (descriptors), hooks that raise, also what is no Exception (hooks),
-signals whose handlers raise or borrow in the midst of a borrow (signals). In the end every permit, process,
-descriptor, connection and job is accounted for. A budget cannot be resized yet, so that is not tried.
+signals whose handlers raise or borrow in the midst of a borrow (signals). The budget is resized, paused and drained.
+In the end every permit, process, descriptor, connection and job is accounted for.
 """
 
 from __future__ import annotations

@@ -23,6 +23,8 @@ from scripts.soaking.worker import Worker
 
 MEMBER_EVERY, MANAGER_EVERY, CUT_EVERY = 0.35, 4.0, 30.0  # seconds, on average
 FAULT_EVERY = 0.02
+STEER_EVERY = 2.0
+LONGEST_PAUSE = 0.3  # seconds
 SURVIVORS = 2
 SUCCESSION = 10.0  # seconds within which a manager must have a successor
 
@@ -47,6 +49,8 @@ class Conductor:
         self.usage: dict[str, Usage] = {f"survivor {number + 1}": Usage() for number in range(SURVIVORS)}
         self.usage["manager"] = Usage()
         self._manager_now = 0  # its pid, as of the last look
+        self.greatest = target.max_size  # permits that there were at any time
+        self._resume_at: float | None = None  # it is paused until then
         self._stopped: dict[int, float] = {}  # workers that are to be continued, and when
         self.survivors = [self._fork(forks=False) for _ in range(SURVIVORS)]
         self.victims = {self._fork(forks=number % 3 == 0) for number in range(max(1, workers - SURVIVORS))}
@@ -79,7 +83,7 @@ class Conductor:
     def run(self, seconds: float, cuts: bool, say: Callable[[str], None]) -> None:
         began = now = time.monotonic()
         member_at, manager_at, cut_at, sample_at, say_at = now, now + MANAGER_EVERY, now + 5.0, now, now + 10.0
-        fault_at = now
+        fault_at, steer_at = now, now + STEER_EVERY
         server = Server(self.target.admin) if cuts else None
         try:
             while (now := time.monotonic()) < began + seconds:
@@ -94,6 +98,11 @@ class Conductor:
                     self.target.cut(server)
                     self.chaos["cuts of all connections"] += 1
                     cut_at = time.monotonic() + self.random.uniform(0.5, 1.5) * CUT_EVERY
+                if now >= steer_at:
+                    self._steer()
+                    steer_at = time.monotonic() + self.random.uniform(0.3, 1.7) * STEER_EVERY
+                if self._resume_at is not None and now >= self._resume_at:
+                    self._go_on()
                 self._shortages.end_due()
                 if now >= fault_at:
                     self._have_a_fault()
@@ -146,6 +155,29 @@ class Conductor:
             if self._shortages.begin(pid):
                 self.chaos[f"moments without descriptors for {whose}"] += 1
 
+    def _steer(self) -> None:
+        """Another size (never more than the server allows), a pause, or all connections anew."""
+        what = self.random.choice(("resizes", "resizes", "pauses", "drains"))
+        size = self.random.randint(max(1, self.greatest // 4), self.greatest)
+        try:
+            if what == "resizes":
+                self.manager.resize(size)
+            elif what == "pauses":
+                self.manager.pause()
+                self._resume_at = time.monotonic() + self.random.uniform(0.0, LONGEST_PAUSE)
+            else:
+                self.manager.drain()
+        except errors.PoolError:
+            what = f"{what} that found no manager"
+        self.chaos[what] += 1
+
+    def _go_on(self) -> None:
+        try:
+            self.manager.resume()
+            self._resume_at = None
+        except errors.PoolError:
+            pass  # there is no manager just now: again in a moment
+
     def _hit_the_manager(self) -> None:
         pid = self._manager()
         if pid is None:
@@ -193,6 +225,8 @@ class Conductor:
         """Let everybody finish; who did not, and what the survivors' exit codes were if not 0."""
         self.over[0] = 1
         self._shortages.end_all()
+        self.manager.resume()
+        self.manager.resize(self.greatest)
         for pid in self._stopped:
             os.kill(pid, signal.SIGCONT)
         left, deadline = {*self.victims, *self.survivors}, time.monotonic() + patience

@@ -21,6 +21,7 @@ HOOK_RAISES = 0.03  # of its calls
 RAISED = (ValueError, SystemExit, KeyboardInterrupt, asyncio.CancelledError)
 SIGNALS = (signal.SIGINT, signal.SIGUSR1)  # that the conductor sends
 TIMED = 0.1  # of a job's ways in and ways out, for which a timer is set
+FEWEST = 4  # descriptors that a process may have at least: poll() refuses to look at more than it may have
 LONGEST_SHORTAGE = 0.05  # seconds for which descriptors are withheld
 
 
@@ -144,13 +145,16 @@ class Shortages:
         self._until: dict[int, float] = {}
 
     def begin(self, pid: int) -> bool:
-        """Now, for a while. False: there is no such process."""
+        """Now, for a while. False: there is no such process, or it has next to nothing open."""
         try:
             taken = {int(number) for number in os.listdir(f"/proc/{pid}/fd")}
         except OSError:
             return False
+        lowest = min(set(range(len(taken) + 1)) - taken)
+        if lowest < FEWEST:
+            return False
         self._until[pid] = time.monotonic() + self._random.uniform(0.001, LONGEST_SHORTAGE)
-        return self._limit(pid, min(set(range(len(taken) + 1)) - taken))
+        return self._limit(pid, lowest)
 
     def end_due(self) -> None:
         """End those that have lasted for long enough."""

@@ -22,9 +22,9 @@ from mppool import PoolManager, errors
 from scripts.soaking.faults import STRIKES, Handlers, hooks, own_limit, patiently, wants_descriptors
 
 PATIENCE = 30.0
-IN_A_HANDLER = (
-    0.5  # seconds that a job of a signal's handler waits: the job that it interrupts may have the last permit
-)
+IN_A_HANDLER = 0.5  # seconds that a job of a signal's handler waits
+# The job that it interrupts may have the last permit, or be inside the pool.
+IN_A_HANDLER_FAILS = (errors.PoolTimeoutError, errors.ReentrantBorrowError)
 THREADS = TASKS = 2
 SLEEPS = {"postgresql": "SELECT pg_sleep({:.3f})::text AS a", "mysql": "SELECT SLEEP({:.3f}) AS a"}
 
@@ -80,7 +80,7 @@ class Worker:
             self._forks()
         for each in (tasks, *threads):
             each.join()
-        self.journal.note("r", 0, self.pool.stats().refused_full)
+        self.journal.note("r", 0, self.pool.stats().connections_refused)
 
     def _forks(self) -> None:
         while not self.over[0]:
@@ -139,7 +139,7 @@ class Worker:
             self._borrow(job, waits, patience, lambda: None)
         except Exception as failure:
             error = failure
-        self._end(job, sum(waits), error, patience < PATIENCE and isinstance(error, errors.PoolTimeoutError))
+        self._end(job, sum(waits), error, patience < PATIENCE and isinstance(error, IN_A_HANDLER_FAILS))
 
     def _exposed_job(self) -> None:
         """In the main thread: signals may strike in the midst of it, and so may they in whatever ends it."""

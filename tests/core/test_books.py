@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from mppool.core.accounts import MOST
 from mppool.core.books import Books
 
 if TYPE_CHECKING:
@@ -66,10 +67,30 @@ def test_an_inherited_member_may_use_all_its_credit_until_it_declares(books: Boo
     assert not books.accounts[0].frozen
 
 
-def test_no_more_is_inherited_than_there_is(books: Books) -> None:
+def test_no_more_is_inherited_than_any_budget_has(books: Books) -> None:
     books.inherit(0, 1 << 40, NOW)
     books.inherit(1, -3, NOW)
-    assert (books.accounts[0].credit, books.accounts[1].credit, books.accounts.free) == (5, 0, 0)
+    assert (books.accounts[0].credit, books.accounts[1].credit) == (MOST, 0)
+    assert books.accounts.free == 5 - MOST, "it may be a budget that has become smaller"
+
+
+def test_a_budget_that_becomes_smaller_is_overdrawn_until_permits_come_back(books: Books) -> None:
+    member = holder(books, 4)
+    books.resize(2)
+    assert (books.max_size, books.accounts.free) == (2, -2)
+    books.recalled(member, 2, NOW)
+    assert books.accounts.free == 0
+
+
+def test_what_a_member_may_want_goes_by_the_size(books: Books) -> None:
+    member = holder(books, 4)
+    books.reports.facts[member] = (4, 4, 0, 0, 9, 0.0, 0.0, 0.0, 0, 0.0)  # type: ignore[attr-defined]
+    books.hear(member)
+    assert books.wants.shortage == 1
+    books.resize(8)
+    assert (books.wants.shortage, books.accounts.free) == (4, 4)
+    books.resize(3)
+    assert books.wants.shortage == 0
 
 
 def test_a_retired_member_keeps_what_its_server_has(books: Books) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -18,7 +18,8 @@ from hypothesis.stateful import (
 
 from mppool.core.accounts import Account
 from mppool.core.books import Books
-from mppool.core.policy import ASKERS, LAST, LEAST_LOOK, RICH, TURN, UNANSWERED, Plan, Policy
+from mppool.core.plan import Plan
+from mppool.core.policy import ASKERS, LAST, LEAST_LOOK, RICH, TURN, UNANSWERED, Policy
 from mppool.core.wants import CHEAPEST, Wants
 
 if TYPE_CHECKING:
@@ -103,6 +104,7 @@ class Walk(RuleBasedStateMachine):
         self.now = 1.0  # an idle connection's zero means that there is none
         self.next_id = 0
         self.moves = 0  # connections closed because others wait
+        self.most = max_size  # that may be out: more than the budget has, while it becomes smaller
 
     # -- what members do -------------------------------------------------------------------------------------
 
@@ -207,6 +209,13 @@ class Walk(RuleBasedStateMachine):
 
     # -- what the manager does -------------------------------------------------------------------------------
 
+    @rule(max_size=st.sampled_from([1, 2, 3, 5, 12]))
+    def resize(self, max_size: int) -> None:
+        self.max_size = max_size
+        self.books.resize(max_size)
+        self.policy.resized()
+        self.settle()
+
     @rule(passes=st.floats(0, 0.1))
     def plan(self, passes: float) -> None:
         self.now += passes
@@ -236,7 +245,7 @@ class Walk(RuleBasedStateMachine):
             before, self.credits[member] = self.credits.get(member, (-1, 0.0)), (account.credit, self.now)
             if before[0] == account.credit:
                 self.credits[member] = before
-                if account.credit == 1 and account.limit == 0:
+                if account.credit == 1 and account.limit == 0 and self.books.accounts.free >= 0:
                     assert self.now >= before[1] + TURN * self.policy.cost, "its turn was cut short"
 
     @invariant()
@@ -245,8 +254,10 @@ class Walk(RuleBasedStateMachine):
             return
         accounts = self.books.accounts
         assert sum(accounts[member].credit for member in accounts) + accounts.free == self.max_size
-        assert accounts.free >= 0
-        assert sum(process.held for process in self.processes.values()) <= self.max_size
+        out = self.max_size - accounts.free
+        assert out <= max(self.max_size, self.most), "more are granted although there are too many"
+        self.most = out
+        assert sum(process.held for process in self.processes.values()) <= out
         for member, process in self.processes.items():
             credit = self.books.accounts[member].credit
             assert process.held + process.tokens == credit, "a permit was made or lost"
@@ -274,6 +285,8 @@ class Walk(RuleBasedStateMachine):
                     self.processes[member].serve()
         accounts = self.books.accounts
         credits = sum(accounts[member].credit for member in accounts)
+        if not any(process.stopped for process in self.processes.values()):
+            assert accounts.free >= 0, "the budget does not come down to its size"
         if any(process.waiting for process in self.processes.values()):
             stopped = any(process.stopped for process in self.processes.values())
             assert credits == self.max_size or stopped, "permits lie unused while somebody waits"
@@ -390,6 +403,13 @@ class TurnsWithoutEnd(Policy):
         return super().plan(now)
 
 
+class TakesNothingBack(Policy):
+    """Lets a budget that has become smaller wait for members that die."""
+
+    def _take_overdrawn(self, wanted: int) -> int:
+        return 0
+
+
 class GrantsWhatIsNotFree(Policy):
     def _grant(self, plan: Plan, now: float) -> None:
         self._accounts.free += 1
@@ -397,6 +417,7 @@ class GrantsWhatIsNotFree(Policy):
         self._accounts.free -= 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "planted",
     [
@@ -410,6 +431,7 @@ class GrantsWhatIsNotFree(Policy):
         TrustsStaleFacts,
         SwapsForEver,
         GrantsWhatIsNotFree,
+        TakesNothingBack,
         TurnsWithoutEnd,
     ],
 )
@@ -620,6 +642,59 @@ def test_connections_being_closed_count_as_coming() -> None:
     assert (closing.target, idle.target) == (0, 1)
 
 
+def overdraw(sheet: Sheet, by: int) -> Plan:
+    sheet.books.resize(sheet.books.max_size - by)
+    sheet.resized()
+    return sheet.plan(NOW)
+
+
+def test_a_smaller_budget_takes_what_no_borrower_has_first() -> None:
+    sheet = Sheet(9)
+    busy, idle = sheet.member(0, credit=5, in_use=5), sheet.member(1, credit=2, idle=2, idle_for=0.0)
+    unused = sheet.member(2, credit=2)
+    plan = overdraw(sheet, 3)
+    assert plan.recalls == [(2, 2)], "unused ones, at once"
+    assert (busy.limit, unused.target) == (5, 0)
+    assert (idle.target, idle.limit) == (1, 1), "an idle one, however short it has been so"
+
+
+def test_a_smaller_budget_is_fair() -> None:
+    """Not all from the member that has most, as long as another has more than that one keeps."""
+    sheet = Sheet(12)
+    members = [sheet.member(number, credit=credit, in_use=credit) for number, credit in enumerate((6, 5, 1))]
+    overdraw(sheet, 7)
+    assert [account.limit for account in members] == [2, 2, 1]
+
+
+def test_members_that_have_not_come_to_the_successor_yet_pay_their_part() -> None:
+    sheet = Sheet(8)
+    here = sheet.member(0, credit=4, in_use=4)
+    sheet.books.inherit(1, 4, NOW)
+    overdraw(sheet, 4)
+    assert here.limit == 2
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=6),  # (in use, idle)
+    st.integers(0, 60),
+)
+def test_what_a_smaller_budget_leaves_is_max_min_fair(members: list[tuple[int, int]], fewer: int) -> None:
+    out = sum(map(sum, members))
+    sheet = Sheet(out + 1)
+    accounts = [
+        sheet.member(number, credit=in_use + idle, in_use=in_use, idle=idle)
+        for number, (in_use, idle) in enumerate(members)
+    ]
+    overdraw(sheet, min(fewer, out))
+    excess = max(0, min(fewer, out) - 1)
+    assert sum(account.credit - account.target for account in accounts) == excess
+    broken = any(account.target < account.in_use for account in accounts)
+    assert not broken or not any(account.spare for account in accounts), "an idle one is kept"
+    for loser in accounts:
+        if loser.target < (loser.in_use if broken else loser.credit):
+            assert all(each.target <= loser.target + 1 for each in accounts if broken or each.spare)
+
+
 def test_members_with_nothing_take_turns() -> None:
     sheet = Sheet(1)
     holder = sheet.member(0, credit=1, in_use=1, waiting=3)
@@ -672,6 +747,23 @@ def test_nobody_counts_on_a_member_that_does_not_answer() -> None:
     assert plan.again_at is not None, "it is looked whether that was done"
     sheet.plan(NOW + (UNANSWERED + 1) * max(C, LEAST_LOOK))
     assert (stopped.target, other.target) == (1, 1)
+
+
+def test_a_member_that_notifies_is_not_unresponsive() -> None:
+    """However long ago it was asked for idle connections."""
+    sheet = Sheet(4)
+    idle = sheet.member(0, credit=2, idle=2)
+    sheet.member(1, credit=2, in_use=2)
+    sheet.member(2, waiting=2)
+    sheet.plan(NOW)
+    sheet.report(0, in_use=2, idle_since=0.0)
+    late = NOW + (UNANSWERED + 1) * max(C, LEAST_LOOK)
+    sheet.plan(late)
+    assert (sheet.telling, idle.limit) == (True, 1), "one that is in use is asked for"
+    sheet.report(0, late, in_use=1, held=1, idle_since=0.0)
+    sheet.plan(late)
+    sheet.report(0, late, in_use=0, idle_since=late)
+    assert not sheet.telling
 
 
 def test_while_nobody_has_an_idle_connection_members_are_to_tell_of_one() -> None:

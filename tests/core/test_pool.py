@@ -16,7 +16,9 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from mppool.core.pool import Close, PoolMachine, Serve, Shortage, Slot, Tend, Waiter
+from mppool.core.pool import PoolMachine
+from mppool.core.shortage import Shortage
+from mppool.core.slots import Check, Close, Serve, Slot, Waiter
 
 KEEP_ALIVE, MAX_IDLE, COST = 100.0, 10.0, 0.5
 
@@ -24,26 +26,28 @@ KEEP_ALIVE, MAX_IDLE, COST = 100.0, 10.0, 0.5
 class Walk(RuleBasedStateMachine):
     machine_class: type[PoolMachine] = PoolMachine
 
-    @initialize(min_size=st.integers(0, 3), permits=st.integers(1, 8), vetting=st.booleans())
-    def begin(self, min_size: int, permits: int, vetting: bool) -> None:
-        self.vetting = vetting  # connections are checked before they are lent
+    @initialize(min_size=st.integers(0, 3), permits=st.integers(1, 8), checks_first=st.booleans())
+    def begin(self, min_size: int, permits: int, checks_first: bool) -> None:
+        self.checks_before_lending = checks_first  # connections are checked before they are lent
         self.machine = self.machine_class(min_size, MAX_IDLE)
         self.permits = self.limit = permits
         self.now = 1.0
         self.line: list[Waiter] = []  # in the order of their coming
         self.lent: dict[Slot, Waiter | None] = {}
         self.number = 0
+        self.drained = 0.0
 
-    def do(self, action: Serve | Close | Tend | None) -> None:
+    def do(self, action: Serve | Close | Check | None) -> None:
         if isinstance(action, Serve):
+            assert not self.machine.paused, "lent in a pause"
             assert self.line, "somebody was served who does not wait"
             assert action.waiter is self.line.pop(0), "not the first in line"
             assert action.waiter.slot is not None
             self.lend(action.waiter.slot)
         elif isinstance(action, Close):
             assert action.slot in self.machine.closing
-        elif isinstance(action, Tend):
-            assert action.slot in self.machine.tending
+        elif isinstance(action, Check):
+            assert action.slot in self.machine.checking
 
     def lend(self, slot: Slot) -> None:
         assert slot not in self.lent, "lent twice"
@@ -56,15 +60,16 @@ class Walk(RuleBasedStateMachine):
 
     @rule()
     def borrow(self) -> None:
-        slot = None if self.vetting else self.machine.borrow(Waiter(self.now))
+        holds_back = self.checks_before_lending or self.machine.paused
+        slot = None if holds_back else self.machine.borrow(Waiter(self.now))
         if slot is not None:
             self.lend(slot)
         elif not self.machine.stopped:
             waiter = Waiter(self.now)
             self.line.append(waiter)
             self.machine.line_up(waiter, COST)
-            if self.vetting:
-                self.do(self.machine.vet())
+            if self.checks_before_lending:
+                self.do(self.machine.check_next())
 
     @precondition(lambda self: self.line)
     @rule(data=st.data())
@@ -75,11 +80,11 @@ class Walk(RuleBasedStateMachine):
         assert not self.machine.step_out(waiter, self.now)
 
     @precondition(lambda self: self.lent)
-    @rule(data=st.data(), fit=st.sampled_from([True, True, False]), tend=st.sampled_from([False, False, True]))
-    def give_back(self, data: st.DataObject, fit: bool, tend: bool) -> None:
+    @rule(data=st.data(), fit=st.sampled_from([True, True, False]), check=st.sampled_from([False, False, True]))
+    def give_back(self, data: st.DataObject, fit: bool, check: bool) -> None:
         slot = data.draw(st.sampled_from(list(self.lent)))
         del self.lent[slot]
-        action = self.machine.give_back(slot, self.now, self.limit, fit, tend or self.vetting)
+        action = self.machine.give_back(slot, self.now, self.limit, fit, check or self.checks_before_lending)
         if not fit or self.now >= slot.expires:
             assert isinstance(action, Close)
         self.do(action)
@@ -100,12 +105,12 @@ class Walk(RuleBasedStateMachine):
             else:
                 self.machine.not_opened(slot)
 
-    @precondition(lambda self: self.machine.tending)
+    @precondition(lambda self: self.machine.checking)
     @rule(fit=st.booleans())
-    def tended(self, fit: bool) -> None:
-        self.do(self.machine.tended(next(iter(self.machine.tending)), self.now, self.limit, fit=fit))
-        if self.vetting and not fit:
-            self.do(self.machine.vet())
+    def checked(self, fit: bool) -> None:
+        self.do(self.machine.checked(next(iter(self.machine.checking)), self.now, self.limit, fit=fit))
+        if self.checks_before_lending and not fit:
+            self.do(self.machine.check_next())
 
     @precondition(lambda self: self.machine.closing)
     @rule()
@@ -126,6 +131,23 @@ class Walk(RuleBasedStateMachine):
         due = self.machine.ripens_at(target, patience)
         assert (due is not None) == (bool(self.machine.idle) and held > target), "nobody looks again"
         assert due is None or due > self.now, "something was due and was left"
+
+    @rule(often=st.sampled_from([False, False, True]))
+    def pause_or_resume(self, often: bool) -> None:
+        if not self.machine.paused and often:
+            self.machine.pause()
+        elif self.machine.paused:
+            before = set(self.machine.called)
+            self.machine.resume(self.now, self.checks_before_lending)
+            for waiter in [waiter for waiter in self.machine.called if waiter not in before]:
+                self.do(Serve(waiter))
+
+    @rule(ago=st.sampled_from([None, None, None, 0.0, 1.0]))  # seldom: nothing is idle afterwards
+    def drain(self, ago: float | None) -> None:
+        if ago is None:
+            return
+        self.drained = max(self.drained, self.now - ago)
+        self.machine.drain(self.drained)
 
     @rule(passes=st.sampled_from([0.0, 11.0, 101.0]), most=st.integers(1, 4))
     def expire(self, passes: float, most: int) -> None:
@@ -165,21 +187,25 @@ class Walk(RuleBasedStateMachine):
         if not hasattr(self, "machine"):
             return
         machine = self.machine
-        parts = [set(machine.idle), set(machine.borrowed), machine.opening, set(machine.tending), set(machine.closing)]
+        parts = [set(machine.idle), set(machine.borrowed), machine.opening, set(machine.checking), set(machine.closing)]
         assert sum(map(len, parts)) == len(machine.slots), "a permit is nowhere, or in two places"
         assert set().union(*parts) == machine.slots
         assert set(machine.borrowed) == set(self.lent)
+        assert all(slot.began >= self.drained for slot in machine.idle), "a connection is kept that was to be replaced"
         assert len(machine.slots) <= self.permits
         assert list(machine.waiters) == self.line, "somebody fell out of the line"
-        coming = len(machine.tending) if self.vetting else 0
-        assert not machine.idle or coming >= len(self.line), "a connection idles while a caller waits"
+        coming = len(machine.checking) if self.checks_before_lending else 0
+        idles = machine.idle and coming < len(self.line) and not machine.paused
+        assert not idles, "a connection idles while a caller waits"
         assert machine.demand == len(self.lent) + len(self.line)
         assert bool(machine.shortage.since) == bool(self.line), "the shortage is not that of the line"
         if machine.stopped:
             assert not machine.idle
             assert machine.to_open() == 0
+        elif machine.paused:
+            assert machine.to_open() == 0
         elif self.line:
-            coming = len(machine.opening) + len(machine.tending) + len(machine.idle)
+            coming = len(machine.opening) + len(machine.checking) + len(machine.idle)
             assert machine.to_open() + coming >= len(self.line), "nobody sees to some who wait"
 
 
@@ -220,8 +246,8 @@ class IdlesWhileSomebodyWaits(PoolMachine):
 
 
 class LendsTheUnfit(PoolMachine):
-    def give_back(self, slot: Slot, now: float, limit: int, fit: bool, tend: bool) -> Serve | Close | Tend | None:
-        return super().give_back(slot, now, limit, True, tend)
+    def give_back(self, slot: Slot, now: float, limit: int, fit: bool, check: bool) -> Serve | Close | Check | None:
+        return super().give_back(slot, now, limit, True, check)
 
 
 class LosesPermits(PoolMachine):
@@ -244,6 +270,25 @@ class KeepsWhatIsCalledBack(PoolMachine):
         return super().surrender(now, target + 1, limit + 1, patience)
 
 
+class LendsInAPause(PoolMachine):
+    def _offer(self, slot: Slot, now: float) -> Serve | None:
+        paused, self.paused = self.paused, False
+        try:
+            return super()._offer(slot, now)
+        finally:
+            self.paused = paused
+
+
+class ForgetsThoseWhoWaitedInAPause(PoolMachine):
+    def resume(self, now: float, checks_first: bool) -> None:
+        self.paused = False
+
+
+class DrainsOnlyTheIdle(PoolMachine):
+    def drain(self, since: float) -> list[Slot]:
+        return self.discard({slot for slot in self.idle if slot.began < since})
+
+
 class DiscardsOnlyTheLast(PoolMachine):
     def discard(self, broken: Container[Slot]) -> list[Slot]:
         return super().discard([slot for slot in self.idle[-1:] if slot in broken])
@@ -254,6 +299,7 @@ class NeverOpens(PoolMachine):
         return max(0, super().to_open() - 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "planted",
     [
@@ -266,6 +312,9 @@ class NeverOpens(PoolMachine):
         KeepsWhatIsCalledBack,
         DiscardsOnlyTheLast,
         NeverOpens,
+        LendsInAPause,
+        ForgetsThoseWhoWaitedInAPause,
+        DrainsOnlyTheIdle,
     ],
 )
 def test_the_walk_finds_planted_bugs(planted: type[PoolMachine]) -> None:
@@ -326,3 +375,29 @@ def test_a_closed_connection_that_the_server_keeps_is_in_use() -> None:
     assert (machine.demand, machine.lent, machine.serves, machine.slots) == (1, 0, False, {lost})
     machine.closed(lost)
     assert not any((machine.slots, machine.borrowed, machine.lost, machine.closing))
+
+
+@pytest.mark.parametrize("waits", [True, False])
+def test_a_connection_that_is_being_opened_at_a_drain_is_replaced(waits: bool) -> None:
+    """It may be one to what was there before."""
+    machine, waiter = PoolMachine(1, MAX_IDLE), Waiter(1.0)
+    slot = machine.take(1.0, COST)
+    if waits:
+        machine.line_up(waiter, COST)
+    machine.drain(2.0)
+    action = machine.opened(slot, 1, 3.0, 103.0)
+    if waits:
+        assert isinstance(action, Serve)
+        action = machine.give_back(slot, 4.0, 8, True, False)
+    assert isinstance(action, Close)
+    assert machine.opened(machine.take(5.0, COST), 2, 6.0, 106.0) is None
+
+
+def test_a_connection_that_is_checked_at_a_drain_is_replaced() -> None:
+    machine = PoolMachine(1, MAX_IDLE)
+    slot = machine.take(1.0, COST)
+    machine.opened(slot, 1, 1.0, 101.0)
+    machine.borrow(Waiter(1.0))
+    assert isinstance(machine.give_back(slot, 1.0, 8, True, True), Check)
+    machine.drain(2.0)
+    assert isinstance(machine.checked(slot, 3.0, 8, fit=True), Close)

@@ -20,7 +20,7 @@ from typing import Any
 
 from mppool import PoolManager, errors
 from mppool.process import registry
-from mppool.process.connector import RECENT
+from mppool.process.state import RECENT
 from mppool.shared import identity, paths
 from mppool.shared import ledger as L
 from tests.crash import faults
@@ -218,8 +218,8 @@ class Actions:
     def reconnects_in(self, seconds: float) -> None:
         """From now on, opening a connection takes so long by this process's experience."""
         pool = registry._pools[self.manager.name]
-        pool.connector.recent.extend([seconds] * RECENT)
-        pool.connector.publish_cost()
+        pool.recent.extend([seconds] * RECENT)
+        pool.publish_cost()
 
     def run(self, threads: int, tasks: int) -> None:
         self.load = Load(self.manager, threads, tasks)
@@ -302,8 +302,8 @@ class Actions:
         self.pool.stop()
 
 
-def _serve(manager: PoolManager, pipe: Connection) -> None:
-    actions = Actions(manager)
+def _serve(manager: PoolManager, pipe: Connection, kind: type[Actions] = Actions) -> None:
+    actions = kind(manager)
     while True:
         try:
             name, args = pipe.recv()

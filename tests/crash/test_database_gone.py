@@ -180,7 +180,7 @@ def test_all_killed_while_idle(database_uri: str, judge: Judge, clock: Clock) ->
         for number in range(1, 1 + (REPEAT or 3)):
             until(lambda: [puppet.ask("stats").idle for puppet in puppets] == [2, 2, 2])
             before, killed = judge.list().keys(), end_all(judge)
-            until(lambda: min(puppet.ask("stats").closed for puppet in puppets) >= 2 * number)  # noqa: B023
+            until(lambda: min(puppet.ask("stats").connections_closed for puppet in puppets) >= 2 * number)  # noqa: B023
             noticed.append(time.monotonic() - killed)
             used.append(all_hold(puppets, 2) - killed)
             until(lambda: len(judge.list().keys() - before) == 6)  # noqa: B023
@@ -244,7 +244,7 @@ def test_an_outage(proxy: Proxy, how: str, clock: Clock) -> None:
         patient = Borrowers(manager, "sync", [None] * 3)
         patient.go.set()
         until(lambda: time.monotonic() - began >= OUTAGE, OUTAGE + 1)
-        failed = [puppet.ask("stats").connect_errors for puppet in puppets] + [pool.stats().connect_errors]
+        failed = [puppet.ask("stats").connections_errors for puppet in puppets] + [pool.stats().connections_errors]
         seen = proxy.forget()
         returned = proxy.mode("pass")
         proxy.delay(0)
@@ -277,7 +277,7 @@ def test_one_process_tries_once_at_a_time(proxy: Proxy, monkeypatch: pytest.Monk
         proxy.cut()
         time.sleep(NOTICED)
         waiting = Borrowers(manager, "async", [None] * 6)
-        until(lambda: len(proxy.seen().attempts) > 1 and manager.pool().stats().connect_errors)
+        until(lambda: len(proxy.seen().attempts) > 1 and manager.pool().stats().connections_errors)
         until(lambda: proxy.seen().connecting <= 1)
         before = proxy.forget()
         until(lambda: len(proxy.seen().attempts) == 4, 10)
@@ -402,7 +402,7 @@ def test_new_connections_are_refused_for_good(server: Server, proxy: Proxy, face
             server.run(locked)
             waiting = Borrowers(manager, face, ["SELECT 1 AS a"] * 2)
             waiting.go.set()
-            until(lambda: pool.stats().connect_errors >= 2)
+            until(lambda: pool.stats().connections_errors >= 2)
             with pytest.raises(errors.PoolTimeoutError) as caught, pool.connection(0.6):
                 pass
             assert isinstance(caught.value.__cause__, errors.ConnectError)
@@ -482,7 +482,7 @@ def test_others_use_all_that_the_server_allows(limited_role: Callable[[int], Lim
         had = max(puppet.answer() for puppet in puppets)
         for puppet in puppets:
             puppet.ask("release")
-        refused = [puppet.ask("stats").refused_full for puppet in puppets]
+        refused = [puppet.ask("stats").connections_refused for puppet in puppets]
         all_hold(puppets, 2)
     say(
         f"\nfull for {OUTAGE:g} s: {attempts} attempts of 3 processes; "
@@ -533,7 +533,7 @@ def test_a_restart_under_load(own_server: Postgres, clock: Clock) -> None:
         own_server.stop()
         stopped = time.monotonic()
         until(lambda: time.monotonic() - stopped >= OUTAGE, OUTAGE + 1)
-        failed = [puppet.ask("stats").connect_errors for puppet in puppets]
+        failed = [puppet.ask("stats").connections_errors for puppet in puppets]
         own_server.start()
         returned = time.monotonic()
         assert judge.wait_for(lambda count: count == 8) == 8

@@ -14,7 +14,7 @@ import random
 import signal
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,6 +38,8 @@ MAX_SIZE = 4
 SAMPLE = REPEAT or 24  # points of each test
 
 
+# Steps in which the agent has something to do when the manager gets to it, so that a point may not come again.
+STEERED = ("take 2", "give back 3", "made smaller", "made larger", "paused", "drained")
 COLUMNS = ("points", "hit", "lost", "exceeded", "left_over")
 
 
@@ -202,6 +204,7 @@ def through_all(stage: Stage, victim: Puppet, point: faults.Point | None, how: s
     finally:
         other.answer()
         other.ask("release")
+    steer(stage, step)
     step("take", "hold", 2)
     other.tell("hold", MAX_SIZE - 1)  # one in use is called back
     try:
@@ -219,6 +222,25 @@ def through_all(stage: Stage, victim: Puppet, point: faults.Point | None, how: s
     victim.tell("points")
     points: list[faults.Point] = heard(victim)
     return [each for each in points if each[0] not in ("boot", "in between")]
+
+
+def steer(stage: Stage, step: Callable[..., Any]) -> None:
+    """The budget is made smaller and larger, paused and drained while the victim has connections."""
+    step("take 2", "hold", 2)
+    step("give back 3", "release")
+    try:
+        stage.manager.resize(2)
+        step("made smaller", "stats")
+    finally:
+        stage.manager.resize(MAX_SIZE)
+    step("made larger", "stats")
+    try:
+        stage.manager.pause()
+        step("paused", "stats")
+    finally:
+        stage.manager.resume()
+    stage.manager.drain()
+    step("drained", "probe")
 
 
 def one_victim(stage: Stage, table: Table, point: faults.Point | None, how: str) -> list[faults.Point]:
@@ -264,7 +286,8 @@ def matrix(uri: str, judge: Judge | None, how: str, count: int, title: str) -> T
 def test_a_member_is_killed_anywhere(database_uri: str, judge: Judge | None) -> None:
     table = matrix(database_uri, judge, "kill", SAMPLE, database_uri.partition(":")[0])
     assert table.faults == []
-    assert sum(line.hit for line in table.lines.values()) >= 0.8 * sum(line.points for line in table.lines.values())
+    lines = [line for (step, _), line in table.lines.items() if step not in STEERED]
+    assert sum(line.hit for line in lines) >= 0.8 * sum(line.points for line in lines)
 
 
 @pytest.mark.parametrize("how", ["leave", "terminate", "stop", "fork"])
@@ -423,6 +446,11 @@ def through_the_managers_day(stage: Stage) -> None:
         guest.ask("leave")
         victim.ask("hold", 2)
         victim.kill()
+        stage.manager.resize(2)
+        stage.manager.pause()
+        stage.manager.resize(MAX_SIZE)
+        stage.manager.drain()
+        stage.manager.resume()
         other.ask("hold", MAX_SIZE)
         other.ask("release")
 

@@ -21,6 +21,7 @@ from mppool import PoolManager
 from mppool.manager import orphans, server, unshared
 from mppool.shared import ledger as L
 from tests.crash.crew import REPEAT, SLOWEST, Books, crew, say, succeeded, watched
+from tests.crash.relay import relay
 from tests.manager.seats import get, served_here, sit, want
 from tests.servers import Judge, LimitedRole
 from tests.waiting import Child, Whistle, forked, until
@@ -55,7 +56,7 @@ def test_killed_in_a_long_statement_at_the_servers_limit(limited_role: Callable[
                         conn.close()
                 one.kill()
                 two.kill()
-        refused = pool.stats().refused_full
+        refused = pool.stats().connections_refused
     waits.sort()
     say(
         f"\nkilled in pg_sleep(60) at the role's limit, {ROUNDS} times: the next borrower waited "
@@ -104,7 +105,7 @@ def test_an_idle_connections_permit_comes_at_once(postgres_uri: str, postgres_ju
 def test_manager_and_worker_at_once(postgres_uri: str, postgres_judge: Judge) -> None:
     """The successor has none of the dead one's connections: the server gets a moment to end them."""
     waits = []
-    with PoolManager(postgres_uri, 2) as manager:
+    with relay(postgres_uri) as uri, PoolManager(uri, 2) as manager:  # by a port of its own: see `own_port`
         books = Books(manager.name)
         with watched(books, postgres_judge, 2), crew(manager, 1) as (other,):
             for _ in range(ROUNDS):

@@ -20,6 +20,7 @@ from mppool.shared import identity, paths
 from mppool.shared import ledger as L
 from tests.beats import Clock
 from tests.crash.crew import REPEAT, SLOWEST, Books, Puppet, crew, kill_manager, say, succeeded, watched
+from tests.crash.relay import own_port
 from tests.servers import Judge
 from tests.waiting import until
 
@@ -134,7 +135,7 @@ def test_killed_again_before_it_has_begun(sqlite_uri: str) -> None:
 
 @pytest.mark.parametrize("first", ["manager", "member"])
 def test_manager_and_member_together(database_uri: str, judge: Judge | None, first: str) -> None:
-    with budget(database_uri, 4, 3) as (_, books, puppets), watched(books, judge, 4):
+    with own_port(database_uri) as uri, budget(uri, 4, 3) as (_, books, puppets), watched(books, judge, 4):
         victim, *others = puppets
         victim.ask("hold", 3)
         order = [books.manager(), victim.pid]
@@ -148,8 +149,14 @@ def test_manager_and_member_together(database_uri: str, judge: Judge | None, fir
         assert victim.pid not in books.column(L.CREDIT)
 
 
-def test_everybody_at_once_and_then_a_newcomer(database_uri: str, judge: Judge | None) -> None:
-    manager = PoolManager(database_uri, 4)
+@pytest.fixture
+def own_uri(database_uri: str) -> Iterator[str]:
+    with own_port(database_uri) as uri:
+        yield uri
+
+
+def test_everybody_at_once_and_then_a_newcomer(own_uri: str, judge: Judge | None) -> None:
+    manager = PoolManager(own_uri, 4)
     manager.start()
     books = Books(manager.name)
     with watched(books, judge, 4), crew(manager, 2) as puppets:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,10 +16,18 @@ from mppool.database.contract import Trust, open_link
 from mppool.database.fake import FakeDatabase, FakeLink, Step
 from mppool.database.runtime.loop_stand_in import drive
 from mppool.uri import Database
-from tests.waiting import forked
+from tests.servers import connect, run
+from tests.waiting import forked, until
 
 FAKE = Database.parse("postgresql://fake/fake")
-SHORT = 0.1  # seconds
+SHORT, SLEEP = 0.1, 20.0  # seconds
+SLEEPS = {  # a call that waits, and how to ask the server whether it does
+    "postgresql": (
+        f"SELECT pg_sleep({SLEEP})",
+        "SELECT 1 FROM pg_stat_activity WHERE state = 'active' AND query = %s",
+    ),
+    "mysql": (f"DO SLEEP({SLEEP})", "SELECT 1 FROM information_schema.processlist WHERE info = %s"),
+}
 
 
 class Driver:
@@ -37,15 +46,29 @@ class Driver:
         else:
             link.transaction_begins()
 
-    def keep_busy(self, link: Any, seconds: float) -> None:
-        """From now on the database answers only after so many seconds."""
+    @contextlib.contextmanager
+    def keep_busy(self, link: Any) -> Iterator[None]:
+        """From now on the database does not answer; after the block the connection is broken off."""
         if self.fake is not None:
             link.answers = Step.NEVER
+            yield
             return
-        sleep = {"postgresql": "SELECT pg_sleep({})", "mysql": "DO SLEEP({})"}[link.provider].format(seconds)
-        threading.Thread(target=lambda: drive(calls.raw_cmd(link, sleep))).start()
-        while not link.busy:
-            time.sleep(0.001)
+        sleep, running = SLEEPS[link.provider]
+
+        def call() -> None:
+            with contextlib.suppress(errors.RawCmdError):  # the connection is broken off
+                drive(calls.raw_cmd(link, sleep))
+
+        thread = threading.Thread(target=call)
+        thread.start()
+        judge = connect(self.database.uri)
+        try:
+            until(lambda: run(judge, running, (sleep,)))
+            yield
+        finally:
+            judge.close()
+            link.break_off()
+            thread.join()
 
     def refuse(self) -> Database:
         """A database to which no connection can be opened."""
@@ -113,7 +136,7 @@ def test_a_closed_connection_is_closed(link: Any) -> None:
     assert link.close()
     assert link.close(), "it may be called again"
     assert link.await_close(10.0)
-    assert link.live_socket() is None
+    until(lambda: link.live_socket() is None)  # the driver closes its number on a thread of its own
     assert not link.check()
 
 
@@ -145,14 +168,14 @@ def test_a_connection_that_was_cut_off_fails_its_check(driver: Driver, link: Any
 def test_a_check_waits_no_longer_than_it_may(driver: Driver, link: Any) -> None:
     if driver.database.provider == "sqlite":
         pytest.skip("SQLite has no call that waits")
-    driver.keep_busy(link, 1.0)
-    began = time.monotonic()
-    assert not link.check(SHORT)
-    assert SHORT <= time.monotonic() - began < 1.0
-    assert link.trust >= Trust.DOUBTFUL
-    if driver.fake is None:
-        assert not link.close(0.0), "a call still runs"
-        assert link.close(10.0)
+    with driver.keep_busy(link):
+        began = time.monotonic()
+        assert not link.check(SHORT)
+        assert SHORT <= time.monotonic() - began < SLEEP
+        assert link.trust >= Trust.DOUBTFUL
+        if driver.fake is None:
+            assert not link.close(0.0), "a call still runs"
+    assert link.close(10.0)
 
 
 # --- the fake alone -----------------------------------------------------------------------------------------

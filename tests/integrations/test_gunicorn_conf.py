@@ -33,7 +33,7 @@ def test_the_master_owns_what_the_workers_pools_find(sqlite_uri: str) -> None:
     config["on_starting"]("the server")
     assert calls == ["the server"], "a hook of the user's is called, too"
     with PySQLXEnginePoolSync(sqlite_uri, 1, 10) as pool:  # whatever the application says
-        assert pool.stats().max_size == 3
+        assert pool.stats().pool_max == 3
         assert pool.stats().name.startswith("web-")
         assert PoolManager.attach(pool.stats().name).stats().open == 1
 

@@ -132,7 +132,7 @@ def show(name: str) -> tuple[str, dict[int, list[int]]]:
     done = subprocess.run(command, cwd=HOME, capture_output=True, text=True, timeout=30, check=False)
     assert (done.stderr, done.returncode) == ("", 0)
     first, _, *lines = done.stdout.splitlines()
-    rows = [[int(word) for word in line.split()] for line in lines]
+    rows = [[int(word) for word in line.split()[:6]] for line in lines]
     return first, {row[0]: row[1:] for row in rows}
 
 

@@ -12,8 +12,8 @@ import pytest
 
 from mppool import PySQLXEnginePool, PySQLXEnginePoolSync, errors
 from mppool.process import lease as lease_module
-from mppool.process.agent import Agent
 from mppool.process.async_pool import TaskWaiter
+from mppool.process.attachment import Attachment
 from mppool.process.connector import Connector
 from mppool.process.local import LocalPool
 from mppool.process.sync_pool import ThreadWaiter
@@ -195,7 +195,7 @@ def test_nothing_slow_and_nothing_foreign_happens_under_the_lock(
         (logging.Logger, "handle"),
         (ThreadWaiter, "wake"),
         (TaskWaiter, "wake"),
-        (Agent, "held_elsewhere"),
+        (Attachment, "held_elsewhere"),
         (Connector, "_hook"),
     ):
         watch(owner, name)
@@ -247,14 +247,14 @@ def test_a_pool_s_own_thread_does_not_wait_for_itself(sqlite_uri: str) -> None:
 
     with PySQLXEnginePoolSync(sqlite_uri, 0, 1) as pool, pool.connection():
         agent: Any = pool._local.agent  # type: ignore[union-attr]
-        real: Callable[[float], object] = agent._bring_home
+        real: Callable[[float], object] = agent._upkeep.finish_for_callers
 
-        def bring_home(now: float) -> None:
+        def finish_for_callers(now: float) -> None:
             real(now)
             if not refused:
                 borrow(pool)
 
-        agent._bring_home = bring_home
+        agent._upkeep.finish_for_callers = finish_for_callers
         agent.wake()
         until(lambda: refused)
         assert isinstance(refused[0], errors.ReentrantBorrowError)

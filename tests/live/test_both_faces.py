@@ -25,30 +25,44 @@ from tests.waiting import forked
 
 SECONDS = float(os.environ.get("MPPOOL_TEST_SECONDS", "1.5"))
 THREADS, TASKS, LOOPS, PERMITS, BESIDE = 6, 6, 2, 6, 2
+LEAST = 20  # answers of each kind
 PATIENCE = 30.0  # seconds after its time within which a run must have ended
 
 unique = itertools.count(1)  # its next() is one step of the interpreter: no value is given twice
 
 
-def blocking(pool: PySQLXEnginePoolSync, seed: int, end: float, seen: Counter[str]) -> None:
+class Hammering:
+    """Goes on for a while, and until each kind of caller has had some answers: a slow machine takes longer."""
+
+    def __init__(self, beside: bool) -> None:
+        self.end = time.monotonic() + SECONDS
+        self.seen: Counter[str] = Counter()
+        self._kinds = ("blocking calls", "awaited calls", *(["PySQLXEngine's calls"] if beside else []))
+
+    @property
+    def goes_on(self) -> bool:
+        return time.monotonic() < self.end or any(self.seen[kind] < LEAST for kind in self._kinds)
+
+
+def blocking(pool: PySQLXEnginePoolSync, seed: int, hammering: Hammering) -> None:
     rng = random.Random(seed)
-    while time.monotonic() < end:
+    while hammering.goes_on:
         with pool.connection(20) as conn:
             for _ in range(rng.randrange(1, 4)):
                 wanted = next(unique)
                 assert conn.query_first(f"SELECT {wanted} AS a").a == wanted
-                seen["blocking calls"] += 1
+                hammering.seen["blocking calls"] += 1
 
 
-def awaited(pool: PySQLXEnginePool, seed: int, end: float, seen: Counter[str]) -> None:
+def awaited(pool: PySQLXEnginePool, seed: int, hammering: Hammering) -> None:
     async def caller(number: int) -> None:
         rng = random.Random(seed * 100 + number)
-        while time.monotonic() < end:
+        while hammering.goes_on:
             async with pool.connection(20) as conn:
                 for _ in range(rng.randrange(1, 4)):
                     wanted = next(unique)
                     assert (await conn.query_first(f"SELECT {wanted} AS a")).a == wanted
-                    seen["awaited calls"] += 1
+                    hammering.seen["awaited calls"] += 1
 
     async def main() -> None:
         await asyncio.gather(*(caller(number) for number in range(TASKS)))
@@ -56,34 +70,31 @@ def awaited(pool: PySQLXEnginePool, seed: int, end: float, seen: Counter[str]) -
     asyncio.run(main())
 
 
-def elsewhere(uri: str, end: float, seen: Counter[str]) -> None:
+def elsewhere(uri: str, hammering: Hammering) -> None:
     """User code of another package's, on the library as it is installed."""
     from pysqlx_engine import PySQLXEngineSync
 
-    while time.monotonic() < end:
+    while hammering.goes_on:
         with PySQLXEngineSync(uri=uri) as conn:
             for _ in range(50):
                 wanted = next(unique)
                 assert conn.query_first(f"SELECT {wanted} AS a").a == wanted
-                seen["PySQLXEngine's calls"] += 1
+                hammering.seen["PySQLXEngine's calls"] += 1
         time.sleep(0.001)
 
 
 def hammer(uri: str, switching: bool, beside: bool) -> None:
     if switching:
         sys.setswitchinterval(1e-6)
-    seen: Counter[str] = Counter()
+    hammering = Hammering(beside)
     with PoolManager(uri, PERMITS) as manager:
         pool, apool = manager.pool(), manager.async_pool()
-        end = time.monotonic() + SECONDS
-        callers: list[Any] = [functools.partial(blocking, pool, seed, end, seen) for seed in range(THREADS)]
-        callers += [functools.partial(awaited, apool, seed, end, seen) for seed in range(LOOPS)]
-        callers += [functools.partial(elsewhere, uri, end, seen) for _ in range(BESIDE if beside else 0)]
+        callers: list[Any] = [functools.partial(blocking, pool, seed, hammering) for seed in range(THREADS)]
+        callers += [functools.partial(awaited, apool, seed, hammering) for seed in range(LOOPS)]
+        callers += [functools.partial(elsewhere, uri, hammering) for _ in range(BESIDE if beside else 0)]
         together(callers, SECONDS + PATIENCE / 2)
-        assert pool.stats().opened == PERMITS, "no connection was doubted"
-    print(f"{uri.partition(':')[0]}, {SECONDS:g} s: {dict(seen)}", flush=True)
-    assert all(seen[kind] > 20 for kind in ("blocking calls", "awaited calls")), seen
-    assert not beside or seen["PySQLXEngine's calls"] > 20, seen
+        assert pool.stats().connections_num == PERMITS, "no connection was doubted"
+    print(f"{uri.partition(':')[0]}: {dict(hammering.seen)}", flush=True)
 
 
 @pytest.mark.parametrize("beside", [False, True], ids=["alone", "beside PySQLXEngine"])

@@ -106,7 +106,8 @@ def test_a_connection_killed_by_the_server_fails_one_borrower_at_most(
         stats = pool.stats()
     print(f"{provider}: {KILLS} kills: {dict(seen)}; {stats}")
     assert 0 < seen["failed"] <= KILLS
-    assert stats.opened <= KILLS + PERMITS, "and none was thrown away that was well"
+    opened = stats.connections_num - stats.connections_errors  # one may be killed while it is opened
+    assert opened <= KILLS + PERMITS, "and none was thrown away that was well"
 
 
 def test_a_session_that_was_emptied_is_not_lent_again(flavour: Flavour, postgres_uri: str) -> None:

@@ -238,9 +238,13 @@ def test_a_worker_that_hangs_is_killed_and_its_permit_is_back(
     postgres_uri: str, postgres_judge: Any, load: str, tmp_path: Any
 ) -> None:
     """gunicorn's timeout: SIGABRT, then SIGKILL; a worker boots within it on a busy machine, too. Each hung one
-    holds one of two permits."""
+    holds one of two permits.
+
+    On a busy machine the timeout may strike at the very end, too. gunicorn boots another worker then, and its SIGTERM
+    comes to nothing there (`Running.wait_until_booted`): it kills the worker later."""
+    more = ("--timeout", "3", "--graceful-timeout", "5")
     with (
-        gunicorn(postgres_uri, "sync", load, tmp_path, "--timeout", "3", budget=2, quiet=False) as running,
+        gunicorn(postgres_uri, "sync", load, tmp_path, *more, budget=2, quiet=False) as running,
         postgres_judge.watch() as seen,
         ThreadPoolExecutor(2) as two,
     ):

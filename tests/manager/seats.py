@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from mppool.membership import launcher
+from mppool.membership import asking
 from mppool.membership.member import Member, launch_config
 from mppool.settings import BudgetSettings
 from mppool.shared import identity, paths
@@ -69,7 +69,7 @@ def gone(pid: int) -> None:
 
 def call() -> socket.socket:
     """A raw connection to the running manager."""
-    sock = launcher.connect(NAME)
+    sock = asking.connect(NAME)
     assert sock is not None
     sock.settimeout(10)
     return sock

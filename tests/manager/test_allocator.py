@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mppool.core.policy import TURN, Plan
+from mppool.core.plan import Plan
+from mppool.core.policy import TURN
 from mppool.manager import allocator as module
 from mppool.shared import ledger as L
 from tests.manager.watched import Budget, opened
@@ -117,6 +118,21 @@ def test_whoever_comes_over_from_a_predecessor_is_rung(budget: Budget) -> None:
     assert (budget.grants, budget.bells) == ([(0, 1)], [0])
     budget.settle()
     assert budget.bells == []
+
+
+def test_an_idle_connection_that_comes_over_from_a_predecessor_is_looked_for(budget: Budget) -> None:
+    """Members were to tell of idle connections, since none was known. This one does not: it became idle before."""
+    idle, _, taker = budget.worker(2), budget.worker(2, in_use=2), budget.attach()
+    budget.allocator.awaits(idle)
+    budget.report(idle, held=0)  # it has not come yet, so its row says nothing
+    budget.report(taker, waiting=1)
+    budget.settle()
+    assert budget.ledger.header.telling
+    budget.report(idle, held=2)
+    budget.rang.clear()
+    budget.allocator.declare(idle, 2, 100.0)
+    budget.settle()
+    assert (budget.bells, budget.cell(idle, L.TARGET)) == ([idle], 1)
 
 
 @pytest.mark.parametrize(("waiting", "rung"), [(1, True), (0, False)])
@@ -397,3 +413,54 @@ def test_a_corrupt_row_costs_next_to_nothing(
         again = budget.settle(now)
         now = until if again is None else max(again, now + 1e-6)
     assert len(plans) < 300
+
+
+# -- another size --------------------------------------------------------------------------------------------
+
+
+def test_more_permits_are_granted_at_once(budget: Budget) -> None:
+    busy = budget.worker(4, in_use=4)
+    budget.report(busy, waiting=3)
+    budget.settle()
+    budget.max_size = 6
+    budget.allocator.resize(6, 77)
+    budget.settle()
+    assert budget.grants == [(busy, 2)]
+    assert (budget.ledger.header.max_size, budget.ledger.header.resized) == (6, 77)
+
+
+def test_fewer_permits_come_back_when_borrowers_are_done(budget: Budget) -> None:
+    """Nothing is granted in between, to nobody; the members see that permits that come back are wanted."""
+    one, other = budget.worker(3, in_use=3), budget.worker(1, in_use=1)
+    budget.report(other, waiting=2)
+    budget.allocator.resize(2, 77)
+    budget.settle()
+    assert (budget.cell(one, L.LIMIT), budget.cell(other, L.LIMIT)) == (1, 1)
+    assert budget.ledger.header.short >= 2
+    for held in (2, 1):
+        budget.report(one, held=held, in_use=held)
+        budget.allocator.semaphores[one].real.give(1)  # type: ignore[attr-defined]
+        budget.settle()
+        assert (budget.credit(one), budget.grants) == (held, [])
+    assert budget.allocator.books.accounts.free == 0
+
+
+def test_the_same_size_is_no_resize(budget: Budget) -> None:
+    budget.allocator.resize(4, 77)
+    assert budget.ledger.header.resized == 0
+
+
+def test_it_was_resized_before_it_has_another_size(budget: Budget, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed in between, its members come with the size that they know: a successor must take them for its own."""
+    stores: list[str] = []
+
+    class Header(L.Header):
+        def __setattr__(self, name: str, value: int) -> None:
+            stores.append(name)
+            super().__setattr__(name, value)
+
+    Header.__slots__ = ()  # type: ignore[attr-defined]
+    monkeypatch.setattr(L.Ledger, "header", property(lambda ledger: Header(ledger.cells, 0)))
+    monkeypatch.setattr(budget.allocator.books, "resize", lambda size: stores.append("books"))
+    budget.allocator.resize(9, 77)
+    assert stores[-3:] == ["resized", "max_size", "books"]

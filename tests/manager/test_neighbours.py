@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -10,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 
+import filelock
 import pytest
 
 from mppool import PySQLXEnginePoolSync
@@ -80,8 +82,12 @@ def clears(sqlite_uri: str, runtime_folder: str) -> Iterator[Callable[[str], boo
             return not os.path.exists(os.path.join(runtime_folder, name))
 
     yield cleared
-    for name in os.listdir(runtime_folder):
-        paths.remove_folder(os.path.join(runtime_folder, name))
+    lock = os.path.join(runtime_folder, paths.LOCK)
+    with filelock.FileLock(lock):  # the last manager may still be leaving
+        for name in set(os.listdir(runtime_folder)) - {paths.LOCK}:
+            paths.remove_folder(os.path.join(runtime_folder, name))
+        with contextlib.suppress(FileNotFoundError):  # removed with the last folder
+            os.unlink(lock)
 
 
 SOMEBODYS = "own-1-0123abcd"
@@ -115,6 +121,12 @@ def test_one_that_somebody_named_stays(clears: Callable[[str], bool], name: str)
     """Whoever says the name again has a use for what is known of the dead: their connections may still be at work."""
     os.close(L.Ledger.create(os.path.join(paths.make_folder(name), paths.LEDGER))[1])
     assert not clears(name)
+
+
+@pytest.mark.parametrize("name", ["own-1-0123abcd.reserve", "scope-1-0123abcd-0123abcd.reserve"])
+def test_the_reserve_of_a_killed_program_goes(clears: Callable[[str], bool], name: str) -> None:
+    os.close(L.Ledger.create(os.path.join(paths.make_folder(name), paths.LEDGER))[1])
+    assert clears(name)
 
 
 def test_one_of_another_version_stays(clears: Callable[[str], bool]) -> None:

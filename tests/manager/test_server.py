@@ -10,8 +10,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from mppool.manager import server
-from mppool.membership import launcher
+from mppool.manager import leaving, server
+from mppool.membership import asking, launcher
 from mppool.membership import member as member_module
 from mppool.shared import ledger as L
 from mppool.shared import messages, paths
@@ -145,7 +145,7 @@ def own(named: bool = False) -> messages.Channel:
 
 
 def pid_of_manager() -> int:
-    answer, channel = launcher.ask(seats.call(), {"do": "describe"}, NAME)
+    answer, channel = asking.ask(seats.call(), {"do": "describe"}, NAME)
     channel.close()
     return int(answer["manager"])
 
@@ -199,17 +199,17 @@ def test_a_dead_owner_does_not() -> None:
 
 
 def test_stopped_by_another_it_does_not_wait_for_its_owner(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "FIRST_MEMBER", 0.1)
+    monkeypatch.setattr(leaving, "FIRST_MEMBER", 0.1)
     with served_here(lambda: None) as child:
         channel = own()
-        launcher.ask(seats.call(), {"do": "stop"}, NAME)[1].close()
+        asking.ask(seats.call(), {"do": "stop"}, NAME)[1].close()
         assert child.join() == 0
         channel.close()
 
 
 @pytest.mark.parametrize("words", [b"", b'{"do":"desc', messages.encode({"do": "describe"})], ids=repr)
 def test_who_only_looks_or_is_silent_does_not_keep_it(monkeypatch: pytest.MonkeyPatch, words: bytes) -> None:
-    monkeypatch.setattr(server, "FIRST_MEMBER", 0.3)
+    monkeypatch.setattr(leaving, "FIRST_MEMBER", 0.3)
     with served_here(lambda: None) as child, seats.call() as sock:
         sock.sendall(words)
         sit().leave()
@@ -217,7 +217,7 @@ def test_who_only_looks_or_is_silent_does_not_keep_it(monkeypatch: pytest.Monkey
 
 
 def test_whom_nobody_comes_to_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "FIRST_MEMBER", 0.1)
+    monkeypatch.setattr(leaving, "FIRST_MEMBER", 0.1)
     with served_here(lambda: None) as child:
         assert child.join() == 0
 

@@ -9,6 +9,7 @@ import signal
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,7 @@ from mppool.membership import launcher
 from mppool.membership.member import Member
 from mppool.shared import ledger as L
 from mppool.shared import messages, room
-from tests.manager.seats import NAME, get, settings, sit
+from tests.manager.seats import NAME, credit, get, manager_of, settings, sit, want
 from tests.process.test_no_descriptors import none_free
 from tests.waiting import Whistle, forked, until
 
@@ -111,6 +112,72 @@ def test_a_member_that_attaches_again_gives_its_seat_up() -> None:
     for each in (before, other, after):
         each.channel.hang_up()
         each.abandon()
+
+
+@pytest.mark.parametrize("how", ["channel", "answer"])
+def test_a_member_that_loses_its_channel_keeps_its_permits(how: str, tmp_path: Any) -> None:
+    """It lives and will attach again: for want of descriptors it may have had to close the channel, or it could not
+    receive the answer when it attached again."""
+    where = settings(uri=f"sqlite:{tmp_path}/shop.db")
+
+    def cannot_receive() -> None:
+        returning = Member(where, NAME, 0, token=7, returning=True)
+        returning.channel.close()
+        returning.abandon()
+
+    before = Member(where, NAME, 0, token=7)
+    other = Member(where, NAME, 0, token=8)
+    get(before, 3)
+    if how == "channel":
+        before.channel.hang_up()
+    else:
+        cannot_receive()
+    want(other, 4)
+    until(lambda: credit(other) > 0)
+    assert credit(other) == 1
+    after = Member(where, NAME, 0, token=7, returning=True)
+    assert after.at == before.at
+    assert after.undeclared
+    after.declare(3)
+    assert (credit(after), credit(other)) == (3, 1)
+    after.leave()
+    until(lambda: credit(other) == 4)
+    other.leave()
+    before.abandon()
+
+
+@contextmanager
+def descriptors_left(count: int, pid: int) -> Iterator[None]:
+    """A process may have so many more."""
+    taken = {int(number) for number in os.listdir(f"/proc/{pid}/fd")}
+    free = sorted(set(range(len(taken) + count + 1)) - taken)
+    limits = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (free[count], limits[1]))
+    try:
+        yield
+    finally:
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
+
+
+def test_a_newcomer_that_cannot_be_looked_at_is_told_to_come_again() -> None:
+    member = sit()
+    with descriptors_left(1, manager_of(member)), pytest.raises(errors.ManagerFullError, match="no descriptor left"):
+        sit()
+    member.leave()
+
+
+def test_a_living_member_does_not_count_as_ended_for_want_of_descriptors() -> None:
+    """Whether a member that hung up lives is not to be seen without a descriptor: it counts as alive."""
+    member, other = Member(settings(), NAME, 0, token=7), Member(settings(), NAME, 0, token=8)
+    get(member, 1)
+    key = member.row.key
+    with descriptors_left(0, manager_of(member)):
+        member.channel.hang_up()
+        get(other, 1)  # by now the manager has seen that
+    assert member.row.key == key
+    member.row.left = 1
+    other.leave()
+    member.abandon()
 
 
 def test_the_limit_is_told_at_launch(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:

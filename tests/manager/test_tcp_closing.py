@@ -45,7 +45,7 @@ def test_from_our_close_to_the_servers(address: str) -> None:
         own = ours.getsockname()[1]
         assert half_closed(port) == []
         ours.close()
-        assert half_closed(port) == [own]
+        until(lambda: half_closed(port) == [own])  # for an instant port 0: the kernel puts a lighter record there
         assert half_closed(port ^ 1) == [], "another server's"
         theirs.sendall(b"it goes on")
         theirs.close()

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from mppool import PoolManager, errors
-from mppool.membership import launcher
+from mppool.membership import asking, launcher
 from mppool.shared import ledger as L
 from mppool.shared import paths
 from mppool.shared.messages import encode
@@ -110,7 +110,16 @@ def test_an_end_before_the_answer_is_a_reset() -> None:
         ours.send(unread)
         theirs.close()
         with pytest.raises(ConnectionResetError):
-            launcher.ask(ours, {"do": "describe"}, NAME)
+            asking.ask(ours, {"do": "describe"}, NAME)
+
+
+def test_it_shares_the_processors_with_its_members() -> None:
+    """A session of its own would be a group of its own to Linux's autogroup scheduler, and be served late."""
+    member = sit()
+    pid = manager_of(member)
+    assert os.getsid(pid) == os.getsid(0)
+    assert os.getpgid(pid) != os.getpgid(0), "Ctrl-C does not reach it"
+    member.leave()
 
 
 def test_ctrl_c_does_not_reach_it_even_while_it_starts() -> None:
@@ -150,7 +159,7 @@ def test_what_a_killed_manager_left_is_replaced() -> None:
     older.leave()
     folder = paths.folder(NAME)
     assert {paths.SOCKET, paths.LEDGER} <= set(os.listdir(folder)), "it could not clean up"
-    assert launcher.connect(NAME) is None
+    assert asking.connect(NAME) is None
     new = sit(max_size=5)
     assert manager_of(new) != pid
     assert [index for index in range(L.ROWS) if new.cells[new.ledger.offset(index) + L.PID]] == [0]
@@ -222,10 +231,10 @@ def test_another_user_and_password_are_the_same_database() -> None:
 def test_a_stopped_budget_takes_nobody_and_goes_with_its_last_member() -> None:
     member = sit(named=True)
     pid = manager_of(member)
-    launcher.ask(seats.call(), {"do": "stop"}, NAME)[1].close()
+    asking.ask(seats.call(), {"do": "stop"}, NAME)[1].close()
     for request in ("attach", "own"):
         with pytest.raises(errors.ManagerUnavailableError, match="stopped"):
-            launcher.ask(seats.call(), {"do": request, "warm": 0}, NAME)
+            asking.ask(seats.call(), {"do": request, "warm": 0}, NAME)
     seats.get(member, 4)
     member.leave()
     until(lambda: not runs(pid), 1.0)  # no linger
@@ -249,10 +258,10 @@ def test_no_means_no(stopped: bool) -> None:
 
 
 def test_connect_finds_nobody_where_nobody_is() -> None:
-    assert launcher.connect(NAME) is None
+    assert asking.connect(NAME) is None
 
 
-@pytest.mark.parametrize("act", [lambda: launcher.connect(NAME), sit], ids=["connect", "attach"])
+@pytest.mark.parametrize("act", [lambda: asking.connect(NAME), sit], ids=["connect", "attach"])
 def test_a_socket_of_another_user_is_refused(monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) -> None:
     member = sit()
     with monkeypatch.context() as patch:

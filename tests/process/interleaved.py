@@ -1,9 +1,11 @@
 """A budget in one thread: several processes' real pools and a real allocator, at any interleaving.
 
-The code is the package's: `LocalPool` with its agent, connector and row, and `Allocator` with its books. What lies
+The code is the package's: `LocalPool` with its parts, and `Allocator` with its books. What lies
 between and below is made of greenlets: threads, locks, selectors, bells, semaphores, the ledger's cells and the clock.
 Before each load and store of a cell, each give and take of a semaphore, each bell and each lock, the scheduler may have
 another greenlet go on. Processors that keep a store to themselves for a while are not modelled.
+
+A manager may be killed before any of its steps. Its successor goes by the ledger, and members attach to it one by one.
 """
 
 from __future__ import annotations
@@ -19,20 +21,29 @@ from typing import Any
 import pytest
 from greenlet import GreenletExit, getcurrent, greenlet
 
-from mppool.core.pool import Waiter
+from mppool.core.slots import Waiter
 from mppool.core.wants import CHEAPEST
 from mppool.database.connection.link_state import LinkState
 from mppool.manager import allocator as allocator_module
 from mppool.manager.allocator import Allocator
+from mppool.membership import succession as succession_module
 from mppool.process import agent as agent_module
+from mppool.process import attachment as attachment_module
+from mppool.process import closing as closing_module
 from mppool.process import connect_limiter as limiter_module
 from mppool.process import connector as connector_module
+from mppool.process import lending as lending_module
 from mppool.process import local as local_module
+from mppool.process import openings as openings_module
 from mppool.process import row as row_module
+from mppool.process import state as state_module
+from mppool.process import upkeep as upkeep_module
+from mppool.process import wakeups as wakeups_module
 from mppool.process.local import LocalPool
 from mppool.settings import BudgetSettings, PoolSettings
 from mppool.shared import ledger as L
 from mppool.shared.file_slots import FileSlot
+from mppool.shared.statistics import BLOCK, START, Statistics
 
 FOR_EVER = 1e9  # seconds
 HORIZON = 0.1  # seconds in which all that is due after a race must have come to rest: no timer of the policy is longer
@@ -93,6 +104,18 @@ class Schedule:
         return self.random.choice(tasks) if self.by_dice else max(tasks, key=lambda task: task.priority)
 
 
+class Ledger(L.Ledger):
+    """Its cells are all that it is; its statistics are no part of a race."""
+
+    def __init__(self, cells: Any) -> None:
+        self.cells = cells
+        self._statistics = Statistics(memoryview(array("q", bytes(8 * (START + 8 * BLOCK)))), 0)
+
+    @property
+    def statistics(self) -> Statistics:
+        return self._statistics
+
+
 class World:
     """Tasks, the clock, and what is shared between processes."""
 
@@ -106,10 +129,11 @@ class World:
         self.task: Task | None = None
         self.error: BaseException | None = None
         self.bells: set[int] = set()  # rows whose bells the manager has still to hear
+        self.requests: list[Request] = []  # that it has still to hear
         self.members: list[Process] = []
+        self.by_token: dict[int, Process] = {}
         self.hub = getcurrent()
-        self.ledger = L.Ledger.__new__(L.Ledger)  # its cells are all that it is
-        self.ledger.cells = Cells(self, array("q", bytes(8 * (L.HEADER + 8 * L.ROW))))  # type: ignore[assignment]
+        self.ledger = Ledger(Cells(self, array("q", bytes(8 * (L.HEADER + 8 * L.ROW)))))
         uri = "sqlite:./interleaved.db" if provider == "sqlite" else "postgresql://localhost/interleaved"
         self.budget = BudgetSettings(uri, max_size)
         self.again_at: float | None = None
@@ -121,7 +145,7 @@ class World:
 
     # -- scheduling ------------------------------------------------------------------------------------------
 
-    def spawn(self, run: Callable[[], None]) -> None:
+    def spawn(self, run: Callable[[], None]) -> Task:
         def guarded() -> None:
             try:
                 run()
@@ -130,7 +154,9 @@ class World:
             except BaseException as error:
                 self.error = self.error or error
 
-        self.tasks.append(Task(guarded, self.schedule.priority(), self.hub))
+        task = Task(guarded, self.schedule.priority(), self.hub)
+        self.tasks.append(task)
+        return task
 
     def step(self) -> None:
         """Another task may go on now."""
@@ -191,15 +217,48 @@ class World:
     # -- the manager -----------------------------------------------------------------------------------------
 
     def reign(self, allocator: Allocator) -> None:
-        """`Manager.run` as far as bells and the clock go."""
+        """`Manager.run` as far as bells, requests and the clock go."""
         self.allocator = allocator
-        self.spawn(self._settle)
+        self.manager = self.spawn(self._settle)
 
     def _settle(self) -> None:
         while True:
-            self.wait(lambda: self.bells, self.again_at)
+            self.wait(lambda: self.bells or self.requests, self.again_at)
             rang, self.bells = self.bells, set()
+            while self.requests:
+                self.requests[0].hear(self.allocator)
+                del self.requests[0]
             self.again_at = self.allocator.settle(self.monotonic(), rang)
+
+    def kill_manager(self) -> None:
+        """It is killed where it is. What members told it is lost; those that ask to attach ask its successor."""
+        killed, self.bells, self.again_at = self.manager, set(), None
+        self.requests = [request for request in self.requests if request.is_repeated]
+        self.tasks.remove(killed)
+        self.manager = self.spawn(self._succeed)
+        killed.greenlet.throw(GreenletExit)  # then the hub goes on, and in its turn this task
+
+    def _succeed(self) -> None:
+        allocator = Allocator(self.ledger, self.max_size, self.ring)
+        for row in range(L.ROWS):
+            if self.ledger.row(row).pid:
+                allocator.inherit(row, self.monotonic())
+        self.allocator = allocator
+        self._settle()
+
+    def ask(self, question: Callable[[Allocator], int | None]) -> int:
+        """Have the manager answer; if it is killed, its successor."""
+        request = Request(question, is_repeated=True)
+        self.requests.append(request)
+        self.wait(lambda: request.answer is not None)
+        assert request.answer is not None
+        return request.answer
+
+    def tell(self, channel: Channel, message: Callable[[Allocator], None]) -> None:
+        """Tell the manager at the end of this channel something."""
+        self.step()
+        if not channel.is_dead:
+            self.requests.append(Request(message, is_repeated=False))
 
     def ring(self, row: int) -> None:
         """The manager rings a member."""
@@ -212,7 +271,10 @@ class World:
 
     def count(self) -> None:
         """Permits are never made, and never more than there are."""
-        held = sum(len(process.pool.machine.slots) + process.semaphore.count for process in self.members)
+        held = sum(
+            len(process.pool.machine.slots) + process.semaphore.count + process.semaphore_before.count
+            for process in self.members
+        )
         assert held <= self.max_size, f"{held} permits are out, of {self.max_size}"
 
     def judge(self) -> None:
@@ -227,6 +289,17 @@ class World:
             assert not process.semaphore.count, f"{waiting} wait, and a permit lies on the semaphore of {number}"
             assert not machine.idle, f"{waiting} wait, and {number} has an idle connection"
             assert machine.slots == set(machine.borrowed), "something is never finished"
+
+
+class Request:
+    """What the manager is asked or told."""
+
+    def __init__(self, hear: Callable[[Allocator], int | None], *, is_repeated: bool) -> None:
+        self._hear, self.is_repeated = hear, is_repeated
+        self.answer: int | None = None
+
+    def hear(self, allocator: Allocator) -> None:
+        self.answer = self._hear(allocator)
 
 
 class Cells:
@@ -341,24 +414,30 @@ class WakePipe:
 
 
 class Channel:
-    """A member's connection to the manager. It carries bells, and nothing else."""
+    """A member's connection to a manager. It carries bells."""
 
     def __init__(self, world: World, row: int) -> None:
-        self._world, self._row = world, row
+        self._world, self._row, self._manager = world, row, world.manager
         self.rung = False
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether the manager at the other end is."""
+        return self._manager is not self._world.manager
 
     def fileno(self) -> int:
         return id(self)
 
     def is_readable(self) -> bool:
-        return self.rung
+        return self.rung or self.is_dead
 
     def is_ours(self) -> bool:
         return True
 
     def notify(self) -> bool:
         self._world.step()
-        self._world.bells.add(self._row)
+        if not self.is_dead:
+            self._world.bells.add(self._row)
         return True
 
 
@@ -391,24 +470,39 @@ class Selector:
 
 
 class Member:
-    """A seat, taken. Taking it is no part of a race."""
+    """A seat, taken. Taking the first one is no part of a race; ``returning``: to a successor, it is."""
 
-    undeclared = False
+    def __init__(self, world: World, process: Process, token: int, *, returning: bool) -> None:
+        def attach(allocator: Allocator) -> int:
+            row = allocator.attach(1, 1, 0, world.now, token)
+            assert row is not None
+            if returning:
+                allocator.awaits(row)
+            self.semaphore = allocator.semaphores[row]
+            self.channel = process.channel = Channel(world, row)
+            return row
 
-    def __init__(self, world: World, process: Process) -> None:
-        row = world.allocator.attach(1, 1, 0, world.now)
-        assert row is not None
+        row = world.ask(attach) if returning else attach(world.allocator)
+        self._world = world
+        self.number, self.ledger, self.undeclared = row, world.ledger, returning
         process.row, self.at, self.cells = row, world.ledger.offset(row), world.ledger.cells
-        self.semaphore = process.semaphore = world.allocator.semaphores[row]  # type: ignore[assignment]
-        self.channel = process.channel = Channel(world, row)
-        world.bells.add(row)
+        process.semaphore_before, process.semaphore = process.semaphore, self.semaphore  # type: ignore[assignment]
+        if not returning:
+            world.bells.add(row)
 
     def is_ours(self) -> bool:
         return True
 
     def heard(self) -> bool:
         self.channel.rung = False
-        return True
+        return not self.channel.is_dead
+
+    def declare(self, held: int) -> None:
+        self.undeclared = False
+        self._world.tell(self.channel, lambda allocator: allocator.declare(self.number, held, self._world.monotonic()))
+
+    def abandon(self) -> None:
+        pass
 
 
 class Endings:
@@ -429,15 +523,6 @@ class Endings:
     @staticmethod
     def among(known: object) -> list[object]:
         return []
-
-
-class Succession:
-    """No manager ends."""
-
-    token, lost, next_try = 0, False, None
-
-    def __init__(self, *_: object, **__: object) -> None:
-        pass
 
 
 class Executor:
@@ -468,6 +553,16 @@ class Link(LinkState):
         return True
 
 
+class Silent:
+    """A logger."""
+
+    @staticmethod
+    def info(*_: object) -> None:
+        pass
+
+    warning = error = info
+
+
 class FileSlots:
     def __init__(self, folder: str) -> None:
         pass
@@ -491,28 +586,36 @@ class Caller(Waiter):
 class Thread:
     """The agent's: it lives until the world ends."""
 
+    ident = None
+
     def __init__(self, world: World, run: Callable[[], None]) -> None:
-        agent = run.__self__  # type: ignore[attr-defined]
-        self.ident = None
-        self.start = lambda: world.spawn(lambda: agent._attach() and agent._serve())
+        self._world = world
+        self._agent: Any = run.__self__  # type: ignore[attr-defined]
+
+    def start(self) -> None:
+        self._world.spawn(lambda: self._agent._attachment.attach() and self._agent._serve())
 
 
 class Process:
     """A process with its pool, and callers who do what they are told."""
 
     row: int
-    semaphore: Semaphore
     channel: Channel
 
     def __init__(self, world: World, patch: pytest.MonkeyPatch) -> None:
         self._world = world
+        self.semaphore = self.semaphore_before = Semaphore(world)
         self.borrowers: list[Caller] = []
         self.callers: list[Caller] = []  # those in line
-        patch.setattr(agent_module, "Member", lambda *args: Member(world, self))
+        patch.setattr(attachment_module, "Member", self._first_member)
         settings = PoolSettings(keep_alive=FOR_EVER, check_interval=FOR_EVER, max_idle=FOR_EVER)
         self.pool = LocalPool(world.budget, "interleaved", settings)
         world.run()  # it takes its seat
         world.members.append(self)
+
+    def _first_member(self, budget: BudgetSettings, name: str, warm: int, token: int) -> Member:
+        self._world.by_token[token] = self
+        return Member(self._world, self, token, returning=False)
 
     def do(self, word: str) -> None:
         getattr(self, word)()
@@ -553,6 +656,10 @@ class Process:
         if self.callers:
             self.pool.end(self.callers.pop())
 
+    def kill(self) -> None:
+        """The manager is killed."""
+        self._world.kill_manager()
+
     def nap(self) -> None:
         """About as long as a reconnect takes passes."""
         self._world.wait(lambda: False, self._world.now + CHEAPEST)
@@ -571,21 +678,38 @@ def world_of(seed: int, max_size: int, processes: int, provider: str) -> Iterato
         patch.setattr(allocator_module, "make", lambda: Semaphore(world))
         patch.setattr(limiter_module, "FileSlots", FileSlots)
         patch.setattr(limiter_module, "one_by_one", lambda database: False)
-        patch.setattr(connector_module, "Executor", lambda name: Executor(world))
+        patch.setattr(local_module, "Executor", lambda name: Executor(world))
         patch.setattr(connector_module, "open_link", lambda database, **options: Link(database.provider))
-        for name, fake in (
-            ("WakePipe", lambda: WakePipe(world)),
-            ("Endings", Endings),
-            ("Succession", Succession),
-            ("import_late", lambda module: None),
+        for module, name, fake in (
+            (wakeups_module, "WakePipe", lambda: WakePipe(world)),
+            (wakeups_module, "Endings", Endings),
+            (upkeep_module, "Endings", Endings),
+            (attachment_module, "logger", Silent),
+            (succession_module, "logger", Silent),
+            (agent_module, "import_late", lambda module: None),
         ):
-            patch.setattr(agent_module, name, fake)
+            patch.setattr(module, name, fake)
         chosen = SimpleNamespace(PollSelector=lambda: Selector(world), EVENT_READ=selectors.EVENT_READ)
-        patch.setattr(agent_module, "selectors", chosen)
-        for module in (agent_module, local_module, connector_module):
+        patch.setattr(wakeups_module, "selectors", chosen)
+        timed = (
+            agent_module,
+            attachment_module,
+            closing_module,
+            connector_module,
+            lending_module,
+            openings_module,
+            state_module,
+            succession_module,
+        )
+        for module in timed:
             patch.setattr(module, "monotonic", world.monotonic)
+        patch.setattr(
+            succession_module,
+            "Member",
+            lambda budget, name, warm, token, returning: Member(world, world.by_token[token], token, returning=True),
+        )
         patch.setattr(row_module, "monotonic_ns", lambda: int(world.monotonic() * 1e9))
-        patch.setattr(local_module, "threading", SimpleNamespace(RLock=lambda: Lock(world)))
+        patch.setattr(state_module, "threading", SimpleNamespace(RLock=lambda: Lock(world)))
         started = SimpleNamespace(Thread=lambda target, **options: Thread(world, target))
         patch.setattr(agent_module, "threading", started)
         try:

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 from mppool import PoolManager, errors
-from mppool.process import agent
+from mppool.process import upkeep
 from mppool.shared import ledger
 from tests.live.crowd import ends
 from tests.waiting import forked, until
@@ -124,7 +124,7 @@ class Scene:
         self.others: list[threading.Thread] = []
         self.stopped: Any = None  # the pool that was
         self.take_all()
-        agent.FORGOTTEN = 0.01
+        upkeep.FORGOTTEN = 0.01
         ledger.ROWS = 4  # this process reads no more of them, or a trace of that would take minutes
 
     def renew(self) -> None:
@@ -158,7 +158,7 @@ class Scene:
         next(self.kept[-1])
 
     def __repr__(self) -> str:
-        machine, names = self.local.machine, ("idle", "borrowed", "waiters", "called", "tending", "closing")
+        machine, names = self.local.machine, ("idle", "borrowed", "waiters", "called", "checking", "closing")
         return f"{[(name, getattr(machine, name)) for name in names]} over {self.local.over} amid {self.local.amid}"
 
     def is_whole(self) -> bool:
@@ -167,7 +167,7 @@ class Scene:
         return (
             len(machine.idle) == len(machine.slots) == len(set(machine.idle)) == PERMITS
             and not (machine.borrowed or machine.waiters or machine.called or local.over or local.amid)
-            and local.row.cells[local.row._in_use] == local.row.cells[local.row._waiting] == 0
+            and local.row._named.in_use == local.row._named.waiting == 0
             and not local.lock._is_owned()
             and not machine.shortage.since
         )
@@ -219,7 +219,7 @@ def stop(scene: Scene) -> None:
 
 
 def look(scene: Scene) -> None:
-    assert scene.pool.stats().max_size == PERMITS
+    assert scene.pool.stats().pool_max == PERMITS
 
 
 # -- what it comes in between of -----------------------------------------------------------------------------

@@ -238,8 +238,9 @@ def test_a_descriptor_that_is_closed_while_it_is_looked_at(monkeypatch: pytest.M
         os.close(fd)
         return source
 
-    monkeypatch.setattr(descriptors.os, "open", open_late)
-    assert told(fd) == ""
+    with monkeypatch.context() as patch:
+        patch.setattr(descriptors.os, "open", open_late)
+        assert told(fd) == ""
 
 
 def test_an_owned_descriptor_closes_once(tmp_path: Path) -> None:

@@ -109,7 +109,7 @@ def test_a_pool_stays_while_anybody_can_come_to_it(sqlite_uri: str) -> None:
             query(manager.pool())
             gc.collect()
         (pool,) = registry._pools.values()
-        assert (pool.connector.opened, pool.machine.stopped) == (1, False)
+        assert (pool.opened, pool.machine.stopped) == (1, False)
     first = PySQLXEnginePoolSync(sqlite_uri, 1, 2)
     first.start()
     twin = copy.copy(first)
@@ -118,7 +118,7 @@ def test_a_pool_stays_while_anybody_can_come_to_it(sqlite_uri: str) -> None:
     del first
     gc.collect()
     query(twin)
-    assert pool.connector.opened == 1
+    assert pool.opened == 1
     del twin
     gc.collect()
     until(lambda: not agents())

@@ -99,7 +99,7 @@ def test_a_timeout_tells_the_numbers_and_loses_nothing(flavour: Flavour, sqlite_
                 with pytest.raises(errors.PoolTimeoutError):
                     async with flavour.connection(pool, 0):
                         raise AssertionError
-            assert pool.stats().timeouts == 2
+            assert pool.stats().requests_timeouts == 2
             for _ in range(3):
                 async with flavour.connection(pool, 5):
                     pass
@@ -171,7 +171,7 @@ def test_an_open_transaction_is_rolled_back_and_named(
                 assert (await conn.query_first("SELECT COUNT(*) AS n FROM left_open")).n == 0
                 await conn.raw_cmd("DROP TABLE left_open")
             stats = pool.stats()
-            assert (stats.rollbacks, stats.opened) == (1, 1), "the connection is reused"
+            assert (stats.rollbacks, stats.connections_num) == (1, 1), "the connection is reused"
 
     with caplog.at_level(logging.WARNING, "mppool"):
         run(scenario())
@@ -208,7 +208,7 @@ def test_a_connection_closed_by_its_borrower_is_replaced(flavour: Flavour, sqlit
                 await conn.close()
             async with flavour.connection(pool, 5) as conn:
                 assert (await conn.query_first("SELECT 1 AS a")).a == 1
-            assert pool.stats().opened == 2
+            assert pool.stats().connections_num == 2
 
     run(scenario())
 
@@ -216,11 +216,11 @@ def test_a_connection_closed_by_its_borrower_is_replaced(flavour: Flavour, sqlit
 def test_old_connections_are_replaced(flavour: Flavour, sqlite_uri: str) -> None:
     async def scenario() -> None:
         async with flavour.running(sqlite_uri, 2, 2, keep_alive=0.05, check_interval=0.01) as pool:
-            await until(lambda: pool.stats().opened >= 6)
-            assert pool.stats().connect_errors == 0
+            await until(lambda: pool.stats().connections_num >= 6)
+            assert pool.stats().connections_errors == 0
             async with flavour.connection(pool):
-                closed = pool.stats().closed
-                await until(lambda: pool.stats().closed >= closed + 3)
+                closed = pool.stats().connections_closed
+                await until(lambda: pool.stats().connections_closed >= closed + 3)
                 assert pool.stats().in_use == 1, "never cut while borrowed"
 
     run(scenario())
@@ -236,7 +236,7 @@ def test_idle_connections_above_min_size_are_closed(flavour: Flavour, sqlite_uri
             for lease in leases:
                 await lease.__aexit__(None, None, None)
             await until(lambda: pool.stats().idle == 1 and pool.stats().closing == 0)
-            assert pool.stats().closed == 3
+            assert pool.stats().connections_closed == 3
 
     run(scenario())
 
@@ -261,7 +261,7 @@ def test_hooks(flavour: Flavour, sqlite_uri: str) -> None:
             for _ in range(3):
                 async with flavour.connection(pool, 5) as conn:
                     assert (await conn.query_first("PRAGMA busy_timeout")).timeout == 1234
-            assert pool.stats().opened == 2, "the connection that failed its check was replaced"
+            assert pool.stats().connections_num == 2, "the connection that failed its check was replaced"
         assert seen.count("configure") == 2
         assert seen.count("reset") >= 2
 
@@ -276,7 +276,7 @@ def test_sync_and_async_handles_share_connections(sqlite_uri: str) -> None:
                 assert (await conn.query_first("SELECT 1 AS a")).a == 1
             with pool.connection() as sync_conn:
                 assert sync_conn.query_first("SELECT 2 AS a").a == 2
-            assert pool.stats().opened == 1
+            assert pool.stats().connections_num == 1
             assert manager.stats().open == 1
 
     run(scenario())
@@ -301,7 +301,7 @@ def test_a_cancelled_waiter_hands_on_what_it_got(sqlite_uri: str) -> None:
                 await asyncio.wait([waits])
                 async with pool.connection(5):
                     pass
-            assert pool.stats().opened == 1
+            assert pool.stats().connections_num == 1
 
     run(scenario())
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import resource
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,6 +13,8 @@ from typing import Any
 import pytest
 
 from mppool.database.connection.error_classes import Trust
+from mppool.shared import descriptors
+from mppool.shared.descriptors import never_close
 from tests.process.flavours import Flavour, run, until
 from tests.waiting import forked
 
@@ -54,7 +57,7 @@ def test_when_a_connection_is_opened(flavour: Flavour, database_uri: str) -> Non
             await ask(flavour, pool)
             async with flavour.connection(pool) as conn:
                 (conn.thing if flavour.name == "sync" else conn)._link.distrust()
-            await until(lambda: pool.stats().closed)
+            await until(lambda: pool.stats().connections_closed)
             with none_free():
                 borrower = asyncio.ensure_future(ask(flavour, pool))
                 await asyncio.sleep(MOMENT)
@@ -77,7 +80,7 @@ def test_when_a_connection_is_closed(flavour: Flavour, database_uri: str) -> Non
             await asyncio.sleep(MOMENT)
             shortage.__exit__(None, None, None)
             await ask(flavour, pool)
-            assert pool.stats().closed == 1
+            assert pool.stats().connections_closed == 1
 
     in_a_child(scenario())
 
@@ -122,3 +125,16 @@ def test_when_a_process_attaches(flavour: Flavour, database_uri: str) -> None:
         await flavour.stop(owner)
 
     in_a_child(scenario())
+
+
+def test_what_must_not_be_closed_is_kept_though_nothing_can_be_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A forked child of a process that has no free descriptor."""
+    first, second = [1], [2]
+    before = sys.getrefcount(first), sys.getrefcount(second)
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "ctypes", None)
+        never_close(first)
+    assert sys.getrefcount(first) > before[0]
+    never_close(second)
+    assert (sys.getrefcount(first), sys.getrefcount(second)) == (before[0] + 1, before[1] + 1)
+    assert not descriptors._kept

@@ -278,7 +278,7 @@ def test_processes_go_on_when_the_manager_is_killed(database_uri: str) -> None:
         with pool.connection() as conn:
             conn.close()
         borrow_all(pool, 3)  # the permit of the connection that was closed is still there for us
-        assert (pool.stats().opened, pool.stats().timeouts) == (4, 0)
+        assert (pool.stats().connections_num, pool.stats().requests_timeouts) == (4, 0)
         until(lambda: manager.pid != before and not pool.stats().manager_lost)
         borrow_all(pool, 3)
 

@@ -7,6 +7,7 @@ import random
 import pytest
 
 from mppool import PoolManager
+from mppool.process.agent import LONGEST_SLEEP
 from mppool.shared import ledger as L
 from tests.crash.crew import REPEAT, Books, crew, kill_manager
 from tests.waiting import until
@@ -68,11 +69,11 @@ def test_nobody_waits_while_there_is_one_that_nobody_uses(database_uri: str, rec
                 come = chance.randint(0, 3) if wanted < 5 else 0  # around the budget it matters who has what
                 puppet.tell(*(("want", come) if come else ("release",)))
                 wanted += come
-            if killed and step % 8 == 0 and books.managed():
+            if killed and step % 2 == 0 and books.managed():
                 kill_manager(books)
             wanted -= sum(puppet.answer() or 0 for puppet in at_once)
             try:
-                until(settled, 10)
+                until(settled, LONGEST_SLEEP - 2.0, stretches=False)
             except AssertionError:
                 pytest.fail(f"step {step}, {wanted} wanted\n{books}\n{[puppet.ask('stats') for puppet in puppets]}")
         while wanted:

@@ -13,8 +13,8 @@ CONFIG = {"uri": "postgresql://db/x", "database": "postgresql://db/x", "name": "
 
 
 def test_a_database_without_a_server_needs_none() -> None:
-    assert Reaper({**CONFIG, "database": "sqlite:/x"}, list).useless
-    assert not Reaper(CONFIG, list).useless
+    assert Reaper({**CONFIG, "database": "sqlite:/x"}, list, print).useless
+    assert not Reaper(CONFIG, list, print).useless
 
 
 def test_the_pause_grows_with_each_that_cannot_be_launched(
@@ -24,7 +24,7 @@ def test_the_pause_grows_with_each_that_cannot_be_launched(
         raise OSError("no process")
 
     monkeypatch.setattr(os, "posix_spawn", fail)
-    reaper, pauses = Reaper(CONFIG, list), []
+    reaper, pauses = Reaper(CONFIG, list, print), []
     for _ in range(7):
         assert not reaper.launch(100.0)
         assert (reaper.pid, reaper.dying) == (None, False)

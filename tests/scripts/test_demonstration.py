@@ -12,6 +12,7 @@ import pytest
 from rich.console import Console
 
 from scripts.demonstration.display import bar, screen
+from scripts.demonstration.hosts import HostPlan, Outcome
 from scripts.demonstration.picture import draw, nice_step
 from scripts.demonstration.report import Verdict, percentile
 from scripts.demonstration.server_count import ServerCount, labelled
@@ -107,6 +108,27 @@ def test_the_picture_is_well_formed_and_says_what_it_shows() -> None:
 
 def test_a_run_without_samples_can_be_drawn() -> None:
     ElementTree.fromstring(draw(Timeline(0.0, (1,)), Plan(1, ((0.1,),)), "t", "s"))
+
+
+def test_hosts_are_a_plan_of_their_own() -> None:
+    plan = HostPlan(31, ((0.5,) * 60, (0.5,) * 60))
+    assert plan.floor == pytest.approx(2.0), "one permit is kept"
+    assert [plan.label(0), plan.label(1)] == ["host 1", "host 2"]
+    timeline = Timeline(10.0, ())
+    assert timeline.add([Counts(2, 1, 1, 4), Counts(3)], 10.5) == Sample(0.5, (Counts(2, 1, 1, 4), Counts(3)))
+    assert timeline.peak == 7
+    svg = draw(timeline, plan, "t", "s", [(0.2, "host 2 killed"), (0.4, "host 2 started again")])
+    for words in ("host 1", "host 2 killed", "host 2 started again"):
+        assert words in svg
+    outcome = Outcome(
+        plan, timeline, ServerCount("postgresql://h/d", "n", peak=31), [Report(), Report()], [60, 60], 3.0
+    )
+    assert outcome.exit_code == 0
+    outcome.done[0] = 59
+    assert outcome.exit_code == 1, "a job that nobody did"
+    console = Console(width=140, record=True, file=io.StringIO())
+    outcome.print(console, "redis, of its own")
+    assert "119 of 120" in console.export_text()
 
 
 def test_bars_fill_exactly() -> None:

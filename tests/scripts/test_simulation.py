@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 from mppool.core import policy
-from mppool.core.pool import Slot
+from mppool.core.slots import Slot
 from mppool.manager.allocator import Allocator
 from scripts.simulation import mppool_model, scenarios
 from scripts.simulation.__main__ import main

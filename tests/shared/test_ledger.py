@@ -42,7 +42,7 @@ def ledger(path: str) -> Iterator[Ledger]:
 
 
 def test_header_cells_are_apart_and_inside_the_header() -> None:
-    assert len(set(HEADER_CELLS)) == len(HEADER_CELLS) == 10
+    assert len(set(HEADER_CELLS)) == len(HEADER_CELLS) == 19
     assert all(0 <= cell < L.HEADER for cell in HEADER_CELLS)
 
 
@@ -57,7 +57,7 @@ def test_rows_fill_the_file_without_touching(ledger: Ledger) -> None:
     starts = [ledger.offset(index) for index in range(L.ROWS)]
     assert starts[0] == L.HEADER
     assert {after - before for before, after in pairwise(starts)} == {L.ROW}
-    assert starts[-1] + L.ROW == len(ledger.cells)
+    assert starts[-1] + L.ROW == L.STATISTICS
     assert 8 * len(ledger.cells) == L.SIZE
 
 
@@ -222,9 +222,9 @@ def test_a_name_of_the_header_is_its_cell(ledger: L.Ledger, name: str) -> None:
 
 def test_every_cell_has_a_name() -> None:
     assert sum(hasattr(L, name.upper()) for name in vars(L.MemberRow)) == len(
-        [*MANAGERS_CELLS, *MEMBERS_CELLS, L.LEFT, L.LOST]
+        [*MANAGERS_CELLS, *MEMBERS_CELLS, L.LEFT, L.LOST, L.ACKNOWLEDGED]
     )
-    assert sum(hasattr(L, f"H_{name.upper()}") for name in vars(L.Header)) == 10
+    assert sum(hasattr(L, f"H_{name.upper()}") for name in vars(L.Header)) == 19
 
 
 def test_a_retired_row_stands_for_connections_and_shrinks_with_them(ledger: L.Ledger) -> None:

@@ -32,20 +32,21 @@ __all__ = ["PySQLXEngine"]
 
 
 class PySQLXEngine(BaseConnection):
-    """A connection whose calls are awaited, on asyncio or uvloop."""
+    """A connection whose calls are awaited, on asyncio or uvloop.
+
+    Making one describes the connection; `connect` opens it.
+
+    Args:
+        uri: ``postgresql://…``, ``mysql://…``, ``sqlserver://…``, ``sqlite:path`` or ``file:path``.
+
+    Raises:
+        ValueError: the uri is malformed, or asks for what is not supported.
+        TypeError: it is not a str.
+    """
 
     __slots__ = ()
 
     def __init__(self, uri: str) -> None:  # defined here, so that Python's own errors have the class's name
-        """Describe a connection; `connect` opens it.
-
-        Args:
-            uri: ``postgresql://…``, ``mysql://…``, ``sqlserver://…``, ``sqlite:path`` or ``file:path``.
-
-        Raises:
-            ValueError: the uri is malformed, or asks for what is not supported.
-            TypeError: it is not a str.
-        """
         super().__init__(uri)
 
     async def _run(self, coroutine: Coroutine[Any, Any, T], timeout: float | None = None) -> T:

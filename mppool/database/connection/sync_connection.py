@@ -28,20 +28,21 @@ __all__ = ["PySQLXEngineSync"]
 
 
 class PySQLXEngineSync(BaseConnection):
-    """A connection whose calls block the calling thread, and only that one."""
+    """A connection whose calls block the calling thread, and only that one.
+
+    Making one describes the connection; `connect` opens it.
+
+    Args:
+        uri: ``postgresql://…``, ``mysql://…``, ``sqlserver://…``, ``sqlite:path`` or ``file:path``.
+
+    Raises:
+        ValueError: the uri is malformed, or asks for what is not supported.
+        TypeError: it is not a str.
+    """
 
     __slots__ = ()
 
     def __init__(self, uri: str) -> None:  # defined here, so that Python's own errors have the class's name
-        """Describe a connection; `connect` opens it.
-
-        Args:
-            uri: ``postgresql://…``, ``mysql://…``, ``sqlserver://…``, ``sqlite:path`` or ``file:path``.
-
-        Raises:
-            ValueError: the uri is malformed, or asks for what is not supported.
-            TypeError: it is not a str.
-        """
         super().__init__(uri)
 
     def connect(self) -> None:

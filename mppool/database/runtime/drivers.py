@@ -21,15 +21,16 @@ mppool never uses the installed file but a private copy of it, which the operati
 
 from __future__ import annotations
 
-import atexit
 import os
 import threading
 import time
 import weakref
 from typing import Any, Protocol
 
+from mppool import fork_hooks
 from mppool.database.runtime import exit_guard, private_library, sockets
 from mppool.database.runtime.loop_stand_in import Background, drive
+from mppool.exit_hooks import run_first_at_exit
 from mppool.fork_lock import no_fork
 from mppool.shared.descriptors import ask_for, never_close
 
@@ -256,8 +257,7 @@ def _load(wanted: int, verify: bool, present: Driver | None) -> Driver:
         if wanted:
             # some more, so that the next connections need no other copy
             workers = max(workers, min(max(SQLITE_WORKERS, wanted + wanted // 4), SQLITE_WORKERS_LIMIT))
-    atexit.unregister(settle)
-    atexit.register(settle)  # the hook registered last runs first: before the program's earlier hooks
+    run_first_at_exit(settle)
     ask_for(DESCRIPTORS)
     with no_fork():  # a child forked meanwhile would keep the environment that is meant for this moment
         with _Environment("RUST_LOG", "off"):  # else it prints database errors on stderr
@@ -290,7 +290,7 @@ def _forked_in_child() -> None:
         twin.close()
 
 
-os.register_at_fork(after_in_child=_forked_in_child)
+fork_hooks.register(fork_hooks.DRIVER, in_child=_forked_in_child)
 
 
 def _sockets_of(own: State) -> set[sockets.Descriptor]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import os
 import signal
 import threading
@@ -15,6 +14,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mppool import errors
+from mppool.exit_hooks import run_first_at_exit
 from mppool.fork_lock import import_late
 from mppool.integrations.jobs.inside import Call
 from mppool.integrations.jobs.pickling import pack_function
@@ -79,8 +79,7 @@ class Jobs:
         for thread in self._threads:
             thread.start()
         _open.add(self)
-        atexit.unregister(_exit)
-        atexit.register(_exit)  # last registered runs first, and multiprocess has registered itself by now
+        run_first_at_exit(_exit)
 
     @property
     def pids(self) -> list[int]:

@@ -3,7 +3,6 @@ that no other process uses. The worker's own side is in `inside`."""
 
 from __future__ import annotations
 
-import os
 import reprlib
 import signal
 import threading
@@ -12,7 +11,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from mppool import errors
+from mppool import errors, fork_hooks
 from mppool.fork_lock import import_late
 from mppool.integrations.jobs.inside import CALLS, FUNCTION, LEAVE, Call, work
 from mppool.integrations.jobs.pickling import pack, unpack
@@ -33,7 +32,7 @@ def _forked_in_child() -> None:
     _forking = threading.Lock()
 
 
-os.register_at_fork(after_in_child=_forked_in_child)
+fork_hooks.register(fork_hooks.JOBS, in_child=_forked_in_child)
 
 
 class Gone(Exception):

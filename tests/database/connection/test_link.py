@@ -112,7 +112,7 @@ def test_doubt_is_for_good(link: Link) -> None:
 
 
 def test_close_waits_for_a_call_that_still_runs(link: Link) -> None:
-    start_slow_call(link, 0.5)
+    start_slow_call(link, 2)
     dropped = link.close(0.01)
     assert dropped is (link.provider == "postgresql")  # there the driver lets go at once; the server goes on
     assert not (dropped and link.await_close(0.01))

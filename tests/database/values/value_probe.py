@@ -123,7 +123,7 @@ def _floats(value: Any) -> Any:
     """All numbers as floats: jsonb keeps decimals, of which whole ones are read as integers."""
     if isinstance(value, dict):
         return {key: _floats(item) for key, item in value.items()}
-    if isinstance(value, list):
+    if isinstance(value, (list, tuple)):  # an array comes as a tuple, also for a list
         return [_floats(item) for item in value]
     return float(value) if type(value) in (int, float) else value
 
@@ -218,7 +218,8 @@ def outcome(provider: str, column: str, value: Any, got: Any, of_literal: Callab
     moment = isinstance(value, dt.datetime)
     padded = "char(40)" in column and isinstance(got, str)
     checks: list[tuple[str, Callable[[], bool]]] = [
-        ("number", lambda: _is_number(got, value) or (column == "jsonb" and _same(_floats(got), _floats(value)))),
+        ("number", lambda: _is_number(got, value)
+            or (column in ("jsonb", "jsonb[]") and _same(_floats(got), _floats(value)))),
         ("utc", lambda: _is_utc(got, value)),
         ("ms", lambda: provider == "sqlite" and moment and _same(got, _to_ms(value))),
         ("midnight", lambda: _is_midnight(got, value)),
