@@ -62,6 +62,24 @@ def victim(manager: PoolManager, judge: Judge, sql: str) -> Iterator[tuple[int, 
 
 
 @pytest.fixture
+def locked_row(mysql_server: Server, mysql_uri: str) -> Iterator[tuple[str, Callable[[], None]]]:
+    """A statement that lasts until it is let go: it waits for a row, and MariaDB looks for its client only after 50 s.
+    The statement, and what lets it go."""
+    holder = mysql_server.connect(mysql_uri)
+    try:
+        with holder.cursor() as cursor:
+            cursor.execute("CREATE TABLE locked (a int PRIMARY KEY) ENGINE InnoDB")
+            cursor.execute("INSERT INTO locked VALUES (1)")
+            cursor.execute("BEGIN")
+            cursor.execute("SELECT a FROM locked FOR UPDATE")
+            yield "SELECT a /* sleep() */ FROM locked FOR UPDATE", holder.rollback
+            holder.rollback()
+            cursor.execute("DROP TABLE locked")
+    finally:
+        holder.close()
+
+
+@pytest.fixture
 def limited_user(mysql_server: Server, mysql_uri: str) -> Iterator[Callable[[int], tuple[str, Judge]]]:
     """Makes MariaDB users with so many connections: uri and judge."""
     made, database = [], mysql_uri.rpartition("/")[2]
@@ -130,23 +148,11 @@ def test_the_servers_word_counts_where_nothing_is_heard_of_the_end(database_uri:
 
 
 def test_mariadb_at_the_users_limit(
-    limited_user: Callable[[int], tuple[str, Judge]], mysql_server: Server, mysql_uri: str
+    limited_user: Callable[[int], tuple[str, Judge]], locked_row: tuple[str, Callable[[], None]]
 ) -> None:
     """MariaDB looks for the client of a SLEEP every 5 s, but not of a statement that waits for a row: 50 s."""
     uri, judge = limited_user(2)
-    holder = mysql_server.connect(mysql_uri)
-    try:
-        with holder.cursor() as cursor:
-            cursor.execute("CREATE TABLE locked (a int PRIMARY KEY) ENGINE InnoDB")
-            cursor.execute("INSERT INTO locked VALUES (1)")
-            cursor.execute("BEGIN")
-            cursor.execute("SELECT a FROM locked FOR UPDATE")
-            waits = killed_under_load(uri, judge, "SELECT a /* sleep() */ FROM locked FOR UPDATE", ROUNDS)
-            cursor.execute("COMMIT")
-            cursor.execute("DROP TABLE locked")
-    finally:
-        holder.close()
-    assert waits[-1] <= 20.0
+    assert killed_under_load(uri, judge, locked_row[0], ROUNDS)[-1] <= 20.0
 
 
 def test_postgresql_that_does_not_look(limited_role: Callable[[int], LimitedRole]) -> None:
@@ -155,17 +161,22 @@ def test_postgresql_that_does_not_look(limited_role: Callable[[int], LimitedRole
     assert role.refusals() in (0, None)
 
 
-def test_turned_off_it_is_only_waited_for(mysql_uri: str, mysql_judge: Judge) -> None:
+def test_turned_off_it_is_only_waited_for(
+    mysql_uri: str, mysql_judge: Judge, locked_row: tuple[str, Callable[[], None]]
+) -> None:
+    statement, let_go = locked_row
     with PoolManager(mysql_uri, 2, end_orphans=False) as manager:
         books = Books(manager.name)
-        with crew(manager, 1) as (other,), victim(manager, mysql_judge, "SELECT SLEEP(2) AS a") as (_, connection):
-            killed = time.monotonic()
+        with crew(manager, 1) as (other,), victim(manager, mysql_judge, statement) as (_, connection):
             other.ask("hold", 1)
             other.tell("hold", 1)
-            while connection in mysql_judge.list():
+            looked = time.monotonic()
+            while time.monotonic() < looked + 1.0:
                 assert helpers(books) == []
-            assert time.monotonic() - killed > 1.0
-            assert other.answer() >= killed + 1.0
+            assert connection in mysql_judge.list()
+            released = time.monotonic()
+            let_go()
+            assert other.answer() >= released
         books.close()
 
 
@@ -179,17 +190,22 @@ def test_all_have_it_from_whoever_came_first(sqlite_uri: str) -> None:
         PoolManager(sqlite_uri, end_orphans=1)  # type: ignore[arg-type]
 
 
-def test_behind_a_proxy_nothing_is_ended(mysql_uri: str, mysql_judge: Judge) -> None:
+def test_behind_a_proxy_nothing_is_ended(
+    mysql_uri: str, mysql_judge: Judge, locked_row: tuple[str, Callable[[], None]]
+) -> None:
     """The server sees the proxy's ports: they may be anybody's."""
+    statement, let_go = locked_row
     with relay(mysql_uri) as uri, PoolManager(uri, 2) as manager:
         books = Books(manager.name)
-        with victim(manager, mysql_judge, "SELECT SLEEP(4) AS a") as (_, connection):
+        with victim(manager, mysql_judge, statement) as (_, connection):
             (helper,) = until(lambda: helpers(books))
             until(lambda: not helpers(books))
             assert not psutil.pid_exists(helper.pid), "it is buried"
-            assert connection in mysql_judge.list()
-            while connection in mysql_judge.list():
+            looked = time.monotonic()
+            while time.monotonic() < looked + 1.0:
                 assert helpers(books) == [], "nobody tries again"
+            assert connection in mysql_judge.list()
+            let_go()
         books.close()
 
 
