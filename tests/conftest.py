@@ -19,6 +19,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests import balance, servers
+from tests.beats import Clock, beating
 
 SHARED = "MPPOOL_TEST_SHARED"  # the folder that all processes of one run know
 DEADLINE = 8.0  # seconds that what a test used may take to be gone
@@ -241,3 +242,10 @@ def limited_role(
         for backend in backends:
             server.run("SELECT pg_terminate_backend(%s, 2000)", backend)
         server.run(f"DROP ROLE {name}")
+
+
+@pytest.fixture
+def clock() -> Iterator[Clock]:
+    """For bounds: its seconds are longer on a machine that is busy with other things."""
+    with beating() as found:
+        yield found

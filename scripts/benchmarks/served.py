@@ -183,7 +183,7 @@ def _load(port: int, long_share: float, meters: Sequence[Meter]) -> dict[str, fl
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True, env={**os.environ, "PYTHONPATH": ROOT}
     )
-    timer = threading.Timer(SETTLE + SECONDS + PATIENCE + 10, process.kill)
+    timer = threading.Timer(STARTS + SETTLE + SECONDS + PATIENCE + 10, process.kill)
     timer.start()
     sample: dict[str, float | None] = {}
     running: list[Callable[[], Sample]] = []

@@ -24,7 +24,7 @@ from time import perf_counter
 
 CLIENTS = 32
 KEPT = int(os.environ.get("BENCH_KEPT", "100"))
-SETTLE = 3.0  # seconds of load that are not measured: every worker comes up, pools grow
+SETTLE = 3.0  # seconds of load that are not measured: every other worker comes up, pools grow
 PATIENCE = 30.0  # seconds for what is still unanswered at the end
 PAUSE = 0.1  # seconds after a failure
 SHORT, LONG = (b"GET %s HTTP/1.1\r\nHost: localhost\r\n\r\n" % path for path in (b"/", b"/long"))
@@ -128,6 +128,13 @@ class Results:
         }
 
 
+def await_a_worker(port: int) -> None:
+    """Ask once, and wait for whatever is said: the server listens before any worker is there."""
+    with socket.create_connection(("127.0.0.1", port), PATIENCE) as asked:
+        asked.sendall(SHORT)
+        asked.recv(65536)
+
+
 def load(port: int, seconds: float, share: float) -> dict[str, float]:
     poll, asked, rng = select.epoll(), {}, random.Random(1)  # type: ignore[var-annotated]
     clients = [Client(port, poll, asked, lambda: rng.random() < share) for _ in range(CLIENTS)]
@@ -162,4 +169,5 @@ def load(port: int, seconds: float, share: float) -> dict[str, float]:
 
 
 if __name__ == "__main__":
+    await_a_worker(int(sys.argv[1]))
     print(json.dumps(load(int(sys.argv[1]), float(sys.argv[2]), float(sys.argv[3]))))

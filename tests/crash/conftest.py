@@ -1,11 +1,10 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.beats import Clock, beating
-from tests.servers import Judge
+from tests.servers import Judge, Server
 
 
 @pytest.fixture
@@ -19,7 +18,21 @@ def judge(request: pytest.FixtureRequest, database_uri: str) -> Judge | None:
 
 
 @pytest.fixture
-def clock() -> Iterator[Clock]:
-    """For bounds: its seconds are longer on a machine that is busy with other things."""
-    with beating() as found:
-        yield found
+def locked_row(mysql_server: Server, mysql_uri: str) -> Iterator[tuple[str, Callable[[], None]]]:
+    """A statement that lasts until it is let go: it waits for a row, for up to 50 s.
+
+    The statement, and what lets it go. The connection that holds the row has no database, so no judge counts it.
+    """
+    table = f"{mysql_uri.rpartition('/')[2]}.locked"
+    holder = mysql_server.connect()
+    try:
+        with holder.cursor() as cursor:
+            cursor.execute(f"CREATE TABLE {table} (a int PRIMARY KEY) ENGINE InnoDB")
+            cursor.execute(f"INSERT INTO {table} VALUES (1)")
+            cursor.execute("BEGIN")
+            cursor.execute(f"SELECT a FROM {table} FOR UPDATE")
+            yield "SELECT a /* sleep() */ FROM locked FOR UPDATE", holder.rollback
+            holder.rollback()
+            cursor.execute(f"DROP TABLE {table}")
+    finally:
+        holder.close()

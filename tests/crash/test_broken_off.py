@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -92,10 +91,8 @@ def test_its_permit_waits_for_the_server(database_uri: str, judge: Judge, ends: 
     ):
         until(lambda: asleep(judge))
         os.kill(child.pid, signal.SIGUSR1)
-        broken = time.monotonic()
         other.ask("hold", 1)
         assert not asleep(judge)
-        assert time.monotonic() - broken > SECONDS / 2
         other.ask("release")
         if ends == "raises":
             child.kill()

@@ -62,24 +62,6 @@ def victim(manager: PoolManager, judge: Judge, sql: str) -> Iterator[tuple[int, 
 
 
 @pytest.fixture
-def locked_row(mysql_server: Server, mysql_uri: str) -> Iterator[tuple[str, Callable[[], None]]]:
-    """A statement that lasts until it is let go: it waits for a row, and MariaDB looks for its client only after 50 s.
-    The statement, and what lets it go."""
-    holder = mysql_server.connect(mysql_uri)
-    try:
-        with holder.cursor() as cursor:
-            cursor.execute("CREATE TABLE locked (a int PRIMARY KEY) ENGINE InnoDB")
-            cursor.execute("INSERT INTO locked VALUES (1)")
-            cursor.execute("BEGIN")
-            cursor.execute("SELECT a FROM locked FOR UPDATE")
-            yield "SELECT a /* sleep() */ FROM locked FOR UPDATE", holder.rollback
-            holder.rollback()
-            cursor.execute("DROP TABLE locked")
-    finally:
-        holder.close()
-
-
-@pytest.fixture
 def limited_user(mysql_server: Server, mysql_uri: str) -> Iterator[Callable[[int], tuple[str, Judge]]]:
     """Makes MariaDB users with so many connections: uri and judge."""
     made, database = [], mysql_uri.rpartition("/")[2]

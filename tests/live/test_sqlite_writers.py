@@ -105,4 +105,4 @@ def test_who_waits_for_the_lock_keeps_nobody_else_waiting(sqlite_uri: str, postg
         f"{WAITERS} waiters: reads {1000 * (read - began):.1f} ms, commit {1000 * (committed - read):.1f} ms, "
         f"all have written {1000 * (all_done - committed):.0f} ms later"
     )
-    assert committed - began < 1.0, "SQLite's patience is 30 s: whoever was kept waiting waited longer"
+    assert committed - began < 10, "SQLite's patience is 30 s: whoever was kept waiting waited longer"

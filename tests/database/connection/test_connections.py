@@ -305,7 +305,7 @@ def test_cancelled_is_doubtful_and_closes_at_once(provider: str, request: pytest
         await conn.connect()
         link = conn._link
         with pytest.raises(asyncio.TimeoutError):
-            await asyncio.wait_for(conn.query(SLEEP[provider].format(2)), 0.05)
+            await asyncio.wait_for(conn.query(SLEEP[provider].format(4)), 0.05)
         assert link.doubtful
         assert not conn.is_healthy()
         began = time.monotonic()
@@ -314,7 +314,7 @@ def test_cancelled_is_doubtful_and_closes_at_once(provider: str, request: pytest
 
     link, took = asyncio.run(main())
     assert link.conn is None
-    assert took < 1.5  # its conversation was ended; the sleep alone takes 2 s
+    assert took < 3  # its conversation was ended; the sleep alone takes 4 s
 
 
 def test_interrupted_is_doubtful(postgres_uri: str) -> None:
@@ -323,8 +323,8 @@ def test_interrupted_is_doubtful(postgres_uri: str) -> None:
         threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
         began = time.monotonic()
         with pytest.raises(KeyboardInterrupt):
-            conn.query(SLEEP["postgresql"].format(3))
-        assert time.monotonic() - began < 2
+            conn.query(SLEEP["postgresql"].format(4))
+        assert time.monotonic() - began < 3
         assert link.doubtful
         assert not link.check()
 

@@ -270,11 +270,11 @@ def test_break_off_ends_a_call_at_once(provider: str, request: pytest.FixtureReq
     uri = request.getfixturevalue("postgres_uri" if provider == "postgresql" else "mysql_uri")
     link = open_link(Database.parse(uri))
     assert link.socket is not None
-    start_slow_call(link, 3)
+    start_slow_call(link, 4)
     began = time.monotonic()
     link.break_off()
-    assert link.close(2)
-    assert time.monotonic() - began < 2
+    assert link.close(3)
+    assert time.monotonic() - began < 3
 
 
 # --- opening ---------------------------------------------------------------------------------------------
@@ -351,7 +351,7 @@ def test_a_silent_server_meets_the_timeout() -> None:
         began = time.monotonic()
         with pytest.raises(errors.ConnectError):
             open_link(Database.parse(f"mysql://u:p@127.0.0.1:{port}/d"), connect_timeout=1)
-        assert 0.8 < time.monotonic() - began < 4
+        assert 0.8 < time.monotonic() - began < 10
 
 
 def test_permanent_failures(postgres_uri: str, mysql_uri: str, tmp_path: Any) -> None:
