@@ -30,6 +30,7 @@ from tests.waiting import until
 
 PASSWORD = "hunter2hunter"
 OUTAGE = 20.0 if REPEAT else 2.0  # seconds
+PATIENCE = 30.0  # seconds; how fast it is, the clock says
 BACK = 1.0  # of the clock's seconds in which everything is as before, once the database is there again
 NOTICED = 0.05  # seconds after which no process lends a connection that has ended
 BUSY = {
@@ -130,9 +131,9 @@ class Borrowers:
     def _thread(self, pool: Any, at: int) -> None:
         statement = self._statements[at]
         try:
-            with pool.connection(10) as conn:
+            with pool.connection(PATIENCE) as conn:
                 self._is_ready()
-                self.go.wait(20)
+                self.go.wait(PATIENCE)
                 if statement is not None:
                     conn.query(statement)
         except BaseException as error:
@@ -143,7 +144,7 @@ class Borrowers:
         async def task(at: int) -> None:
             statement = self._statements[at]
             try:
-                async with pool.connection(10) as conn:
+                async with pool.connection(PATIENCE) as conn:
                     self._is_ready()
                     while not self.go.is_set():
                         await asyncio.sleep(0.002)
@@ -164,7 +165,7 @@ class Borrowers:
 
     def join(self) -> None:
         for thread in self._threads:
-            thread.join(20)
+            thread.join(PATIENCE + 10)
             assert not thread.is_alive(), "a borrower hangs"
 
 
