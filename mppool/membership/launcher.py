@@ -38,6 +38,7 @@ logger = logging.getLogger("mppool.pool")
 # Seconds between looks while another process launches, at first and at most: hundreds of members may be looking.
 _LOOK = (0.005, 0.05)
 _BACKLOG = 4096  # members that may connect at once; Linux limits it to net.core.somaxconn
+CALLS = 10  # of managers that were just leaving, or were killed, until a newcomer gives up
 # Ctrl-C must not reach the manager. A session of its own would do that, too, but Linux's autogroup scheduler shares the
 # processors among sessions: on a busy machine the manager ran seconds late while its members were served within some
 # milliseconds.
@@ -306,7 +307,7 @@ def enter(
     Raises: BudgetMismatchError, ManagerUnavailableError.
     """
     failure: Exception | None = None
-    for _ in range(5):
+    for _ in range(CALLS):
         try:
             sock = connect_or_launch(config)
             try:

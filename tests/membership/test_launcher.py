@@ -82,7 +82,7 @@ def test_who_comes_while_the_manager_leaves_gets_another() -> None:
         assert [child.join() for child in children] == [0, 0, 0]
 
 
-@pytest.mark.parametrize(("resets", "enough"), [(0, True), (4, True), (5, False)])
+@pytest.mark.parametrize(("resets", "enough"), [(0, True), (4, True), (launcher.CALLS, False)])
 def test_who_is_hung_up_on_calls_again_but_not_for_ever(
     monkeypatch: pytest.MonkeyPatch, resets: int, enough: bool
 ) -> None:
@@ -98,7 +98,7 @@ def test_who_is_hung_up_on_calls_again_but_not_for_ever(
     monkeypatch.setattr(launcher, "ask", ask)
     if enough:
         sit().leave()
-        assert len(calls) == resets + 1
+        assert resets < len(calls) <= launcher.CALLS  # one that heard them come and go may be leaving, too
         return
     with pytest.raises(errors.ManagerUnavailableError, match="leaving"):
         sit()
