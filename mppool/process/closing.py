@@ -13,7 +13,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Protocol
 
 from mppool.core.backoff import Backoff
-from mppool.process.silent_connections import AFTER, SilentConnections
+from mppool.process.silent_connections import AFTER, LATER, SilentConnections
 
 if TYPE_CHECKING:
     from mppool.core.slots import Slot
@@ -122,7 +122,7 @@ class Closing:
                     logger.warning(
                         "pool %s: a call still runs on a connection to be closed; waiting for its end", self._pool.name
                     )
-                    pause *= 2
+                    pause = min(2 * pause, LATER)
             self._await_end(slot, link, lost, give_up)
         finally:
             self._silent.forget(lost)
@@ -168,5 +168,5 @@ class Closing:
             if self._silent.ended(lost):
                 link.forget_twin()
                 return True
-            pause *= 2
+            pause = min(2 * pause, LATER)
         return True

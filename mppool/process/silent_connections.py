@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("mppool.pool")
 
-AFTER = 1.0  # seconds without an end of file until the server is asked; then after twice as long, and so on
+AFTER, LATER = 1.0, 8.0  # seconds without an end of file until the server is asked; then after twice as long, to LATER
 ALONE = 2.0  # seconds without any caller served until one more is opened: a busy server is late, too
 BURIED = 10.0  # seconds that the one more gets to end, before there may be the next
 PATIENCE = 5.0  # seconds to wait for a permit to ask it over

@@ -27,6 +27,7 @@ from mppool.shared import ledger as L
 from mppool.shared import paths
 from tests.crash.crew import REPEAT, SLOWEST, Books, crew, say, watched
 from tests.crash.relay import relay
+from tests.crash.row import Row
 from tests.manager.seats import NAME, get, gone, served_here, sit
 from tests.servers import Judge, LimitedRole, Server
 from tests.waiting import forked, until
@@ -129,12 +130,10 @@ def test_the_servers_word_counts_where_nothing_is_heard_of_the_end(database_uri:
     say(f"\nkilled, and nothing heard of it: its permit is another's after {took:.1f} s")
 
 
-def test_mariadb_at_the_users_limit(
-    limited_user: Callable[[int], tuple[str, Judge]], locked_row: tuple[str, Callable[[], None]]
-) -> None:
+def test_mariadb_at_the_users_limit(limited_user: Callable[[int], tuple[str, Judge]], row: Row) -> None:
     """MariaDB looks for the client of a SLEEP every 5 s, but not of a statement that waits for a row: 50 s."""
     uri, judge = limited_user(2)
-    assert killed_under_load(uri, judge, locked_row[0], ROUNDS)[-1] <= 20.0
+    assert killed_under_load(uri, judge, row.statement, ROUNDS)[-1] <= 20.0
 
 
 def test_postgresql_that_does_not_look(limited_role: Callable[[int], LimitedRole]) -> None:
@@ -143,13 +142,10 @@ def test_postgresql_that_does_not_look(limited_role: Callable[[int], LimitedRole
     assert role.refusals() in (0, None)
 
 
-def test_turned_off_it_is_only_waited_for(
-    mysql_uri: str, mysql_judge: Judge, locked_row: tuple[str, Callable[[], None]]
-) -> None:
-    statement, let_go = locked_row
+def test_turned_off_it_is_only_waited_for(mysql_uri: str, mysql_judge: Judge, row: Row) -> None:
     with PoolManager(mysql_uri, 2, end_orphans=False) as manager:
         books = Books(manager.name)
-        with crew(manager, 1) as (other,), victim(manager, mysql_judge, statement) as (_, connection):
+        with crew(manager, 1) as (other,), victim(manager, mysql_judge, row.statement) as (_, connection):
             other.ask("hold", 1)
             other.tell("hold", 1)
             looked = time.monotonic()
@@ -157,7 +153,7 @@ def test_turned_off_it_is_only_waited_for(
                 assert helpers(books) == []
             assert connection in mysql_judge.list()
             released = time.monotonic()
-            let_go()
+            row.let_go()
             assert other.answer() >= released
         books.close()
 
@@ -172,14 +168,11 @@ def test_all_have_it_from_whoever_came_first(sqlite_uri: str) -> None:
         PoolManager(sqlite_uri, end_orphans=1)  # type: ignore[arg-type]
 
 
-def test_behind_a_proxy_nothing_is_ended(
-    mysql_uri: str, mysql_judge: Judge, locked_row: tuple[str, Callable[[], None]]
-) -> None:
+def test_behind_a_proxy_nothing_is_ended(mysql_uri: str, mysql_judge: Judge, row: Row) -> None:
     """The server sees the proxy's ports: they may be anybody's."""
-    statement, let_go = locked_row
     with relay(mysql_uri) as uri, PoolManager(uri, 2) as manager:
         books = Books(manager.name)
-        with victim(manager, mysql_judge, statement) as (_, connection):
+        with victim(manager, mysql_judge, row.statement) as (_, connection):
             (helper,) = until(lambda: helpers(books))
             until(lambda: not helpers(books))
             assert not psutil.pid_exists(helper.pid), "it is buried"
@@ -187,7 +180,7 @@ def test_behind_a_proxy_nothing_is_ended(
             while time.monotonic() < looked + 1.0:
                 assert helpers(books) == [], "nobody tries again"
             assert connection in mysql_judge.list()
-            let_go()
+            row.let_go()
         books.close()
 
 

@@ -21,7 +21,7 @@ from tests.servers import Judge
 from tests.waiting import until
 
 ROUNDS = REPEAT or 2
-STATEMENT = 1.2  # seconds
+STATEMENT = 3.0  # seconds; long enough to be seen on a busy machine
 LONG = 4.0  # seconds; newcomers come within it on a busy machine, too, which the planted bug needs
 
 

@@ -22,6 +22,7 @@ from mppool.manager import orphans, server, unshared
 from mppool.shared import ledger as L
 from tests.crash.crew import REPEAT, SLOWEST, Books, crew, say, succeeded, watched
 from tests.crash.relay import relay
+from tests.crash.row import Row
 from tests.manager.seats import get, served_here, sit, want
 from tests.servers import Judge, LimitedRole
 from tests.waiting import Child, Whistle, forked, until
@@ -67,21 +68,18 @@ def test_killed_in_a_long_statement_at_the_servers_limit(limited_role: Callable[
     assert waits[-1] <= SLOWEST
 
 
-def test_killed_in_a_statement_that_goes_on(
-    mysql_uri: str, mysql_judge: Judge, locked_row: tuple[str, Callable[[], None]]
-) -> None:
+def test_killed_in_a_statement_that_goes_on(mysql_uri: str, mysql_judge: Judge, row: Row) -> None:
     """MariaDB does not look for its client: the permit comes with the statement's end and not before."""
-    statement, let_go = locked_row
     with PoolManager(mysql_uri, 2, end_orphans=False) as manager:
         books = Books(manager.name)
         with watched(books, mysql_judge, 2), crew(manager, 1) as (other,):
-            with forked(work, manager, statement) as victim:
+            with forked(work, manager, row.statement) as victim:
                 at_work(mysql_judge, 1)
                 victim.kill()
             other.ask("hold", 1)
             assert other.ask("refused", 0.2), "its server is still at work for the one that was killed"
             assert mysql_judge.count() == 2
-            let_go()
+            row.let_go()
             other.ask("hold", 1)
             other.ask("release")
         books.close()
