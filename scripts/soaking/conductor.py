@@ -159,6 +159,7 @@ class Conductor:
         """Another size (never more than the server allows), a pause, or all connections anew."""
         what = self.random.choice(("resizes", "resizes", "pauses", "drains"))
         size = self.random.randint(max(1, self.greatest // 4), self.greatest)
+        self._shortages.end_all()  # this waits for the manager, and nobody else ends them meanwhile
         try:
             if what == "resizes":
                 self.manager.resize(size)
@@ -172,6 +173,7 @@ class Conductor:
         self.chaos[what] += 1
 
     def _go_on(self) -> None:
+        self._shortages.end_all()
         try:
             self.manager.resume()
             self._resume_at = None
