@@ -29,7 +29,7 @@ import pytest
 from mppool import PoolManager
 from mppool.shared import paths
 from scripts.benchmarks.sampler import Sampler, Tally
-from tests.beats import Clock
+from tests.beats import beating
 from tests.waiting import forked
 
 SECONDS = float(os.environ.get("MPPOOL_TEST_SECONDS", "3"))
@@ -175,10 +175,8 @@ def _sampled(manager: PoolManager) -> Iterator[list[Tally]]:
 
 @pytest.mark.parametrize("callers", ["threads", "tasks"])
 @pytest.mark.parametrize("scenario", SCENARIOS.values(), ids=SCENARIOS.keys())
-def test_nobody_waits_for_long_beside_an_idle_connection(
-    database_uri: str, scenario: Scenario, callers: str, clock: Clock
-) -> None:
-    with PoolManager(database_uri, scenario.permits) as manager, ExitStack() as stack:
+def test_nobody_waits_for_long_beside_an_idle_connection(database_uri: str, scenario: Scenario, callers: str) -> None:
+    with PoolManager(database_uri, scenario.permits) as manager, beating() as clock, ExitStack() as stack:
         pipes, children = [], []
         for number in range(PROCESSES):
             ours, theirs = Pipe()
