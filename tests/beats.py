@@ -23,7 +23,7 @@ __all__ = ["Clock", "beating"]
 
 WAITS, COMPUTES = 0.004, 0.0005  # seconds of each beat
 PAUSE = 0.03  # seconds between two knocks
-STALL = 0.25  # seconds from the end of one to the end of the next; then the server let nobody in
+STALL = 0.5  # seconds from the end of one to the end of the next; then the server let nobody in
 MOST = 1 << 16  # beats that are remembered: five minutes
 
 

@@ -28,7 +28,7 @@ def test_it_stands_still_while_a_server_lets_nobody_in() -> None:
 
 def test_it_knocks() -> None:
     knocks: list[int] = []  # the other process's own
-    with beating(lambda: knocks.append(1) or time.sleep(0.4 if len(knocks) == 2 else 0.0)) as clock:
+    with beating(lambda: knocks.append(1) or time.sleep(0.7 if len(knocks) == 2 else 0.0)) as clock:
         began = time.monotonic()
         until(lambda: clock.since(began) > 0.1)
         until(lambda: clock._stalls())
