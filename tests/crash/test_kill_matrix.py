@@ -287,8 +287,7 @@ def test_a_member_is_killed_anywhere(database_uri: str, judge: Judge | None) -> 
     table = matrix(database_uri, judge, "kill", SAMPLE, database_uri.partition(":")[0])
     assert table.faults == []
     lines = [line for (step, _), line in table.lines.items() if step not in STEERED]
-    # On a busy machine a step may go another way than the one that was noted, and not come by the point.
-    assert sum(line.hit for line in lines) >= 0.4 * sum(line.points for line in lines)
+    assert sum(line.hit for line in lines) >= 0.8 * sum(line.points for line in lines)
 
 
 @pytest.mark.parametrize("how", ["leave", "terminate", "stop", "fork"])
