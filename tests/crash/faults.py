@@ -29,12 +29,14 @@ class Tracer:
     Args:
         point: where; None: nowhere.
         act: what is done there, in the thread that came there.
+        forks: it is also done in processes that are forked from this one.
     """
 
-    def __init__(self, point: Point | None, act: Callable[[], None]) -> None:
+    def __init__(self, point: Point | None, act: Callable[[], None], forks: bool = False) -> None:
         self.phase = "boot"
         self.seen: dict[tuple[str, str], int] = {}
-        self._point, self._act, self._pid = point, act, os.getpid()
+        self._point, self._act = point, act
+        self._pid = None if forks else os.getpid()
 
     def install(self) -> None:
         """Trace this thread's calls from now on, and those of all threads to come."""
@@ -53,7 +55,7 @@ class Tracer:
             name = f"{code.co_filename[len(PACKAGE) :]}:{code.co_name}:{frame.f_lineno}"
             key = self.phase, name
             count = self.seen[key] = self.seen.get(key, 0) + 1
-            if self._point == (*key, count) and os.getpid() == self._pid:  # what is forked from it goes on
+            if self._point == (*key, count) and self._pid in (None, os.getpid()):
                 self._point = None
                 self._act()
         return self._line
@@ -135,7 +137,7 @@ def in_manager(order: str) -> None:
         kill()
 
     point = what.get("point")
-    tracer = Tracer(None if point is None else (point[0], point[1], point[2]), act)
+    tracer = Tracer(None if point is None else (point[0], point[1], point[2]), act, forks=True)
     if "record" in what:
         import atexit
 

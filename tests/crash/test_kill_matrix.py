@@ -516,6 +516,7 @@ def test_the_manager_is_killed_anywhere(
     for text in table.faults[:40]:
         say(f"  {text}")
     assert table.faults == []
+    assert sum(line.hit for line in table.lines.values()) >= 0.6 * len(sample(known))
 
 
 def read(path: Path) -> Any:
