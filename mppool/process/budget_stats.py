@@ -19,9 +19,8 @@ _NS = 1e9
 def read(ledger: L.Ledger, name: str, database: str) -> BudgetStats:
     """``name``, ``database``: the budget's, as the snapshot is to say."""
     header, statistics, now = ledger.header, ledger.statistics, monotonic()
-    used = [number for number, pid in enumerate(ledger.column(L.PID, L.ROWS)) if pid]
-    rows = {number: ledger.row(number) for number in used}
-    ended, blocks = statistics.read(used)
+    rows = ledger.copied_rows()
+    ended, blocks = statistics.read(list(rows))
     orphans = sum(row.held for row in rows.values() if row.started == L.NOBODY)
     living = {number: row for number, row in rows.items() if row.started != L.NOBODY}
     demands = [max(0, row.in_use) + max(0, row.waiting) for row in living.values()]

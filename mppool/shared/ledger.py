@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 MAGIC = 0x6D70706F6F6C36  # "mppool6": another layout gets another number
 ROWS = 1024
+COPIES = 8  # tries to copy the rows while nothing moves from one to another
 NEVER = 1 << 62  # a limit that limits nothing
 
 # Header cells; the manager writes them.
@@ -266,6 +267,16 @@ class Ledger:
 
     def row(self, member: int) -> MemberRow:
         return MemberRow(self.cells, self.offset(member))
+
+    def copied_rows(self) -> dict[int, MemberRow]:
+        """The rows that are somebody's, as they were at one moment: a connection that is closed in one process so that
+        another one may open it is not in both. Where processes open and close without pause, the last try counts."""
+        for _ in range(COPIES):
+            rows = 1 + max((row for row, pid in enumerate(self.column(PID, ROWS)) if pid), default=-1)
+            cells = memoryview(self.cells[: HEADER + rows * ROW].tobytes()).cast("q")
+            if cells[HEADER + HELD :: ROW].tolist() == self.column(HELD, rows):
+                break
+        return {row: copy for row in range(rows) if (copy := MemberRow(cells, self.offset(row))).pid}
 
     @staticmethod
     def offset(member: int) -> int:

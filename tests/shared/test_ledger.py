@@ -38,6 +38,33 @@ def ledger(path: str) -> Iterator[Ledger]:
     made.close()
 
 
+def test_what_moves_from_row_to_row_is_copied_once(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection is closed in one process and opened in another one while the rows are copied."""
+    one, other = ledger.row(3), ledger.row(7)
+    one.pid, other.pid, one.held = 30, 70, 1
+
+    class Moving:
+        """Cells of which a copy takes long: the first one has the beginning from before the move, and the end after."""
+
+        def __init__(self, cells: memoryview) -> None:
+            self.cells = cells
+
+        def __getitem__(self, part: slice) -> memoryview:
+            if part.start is not None or not one.held:
+                return self.cells[part]
+            before = self.cells[: L.HEADER + 5 * L.ROW].tobytes()
+            one.held, other.held = 0, 1
+            return memoryview(before + self.cells[L.HEADER + 5 * L.ROW : part.stop].tobytes()).cast("q")
+
+    cells = ledger.cells
+    monkeypatch.setattr(ledger, "cells", Moving(cells))
+    rows = ledger.copied_rows()
+    monkeypatch.undo()
+    assert {number: row.held for number, row in rows.items()} == {3: 0, 7: 1}
+    one.held = 1
+    assert rows[3].held == 0
+
+
 # -- layout --------------------------------------------------------------------------------------------------
 
 

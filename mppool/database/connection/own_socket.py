@@ -3,8 +3,9 @@
 The driver does not tell which socket it opened; its sockets are only known as a set. Where one open runs at a time,
 the socket that came is the connection's. Where several run at once, the server is asked from which port it sees the
 connection come. Over a Unix socket, or behind a proxy, the server does not see our port: there, connections are opened
-one after the other. The socket is needed to end a call that hangs, and to learn when a server has ended a connection.
-A connection whose socket could not be found works all the same.
+one after the other. A proxy's port may be ours by chance, so it takes two connections in a row to prove that ours is
+seen. The socket is needed to end a call that hangs, and to learn when a server has ended a connection. A connection
+whose socket could not be found works all the same.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ __all__ = ["find_socket", "one_by_one"]
 # Servers that see our port, by database key: connections that are opened at once can be told apart.
 seeing: set[str] = set()
 asked: set[str] = set()  # servers that have been asked whether they do
+once: set[str] = set()  # servers that saw the port of the last connection that was asked for; perhaps by chance
 
 
 def one_by_one(database: Database) -> bool:
@@ -43,8 +45,12 @@ async def find_socket(link: Link, before: set[sockets.Descriptor]) -> None:
     name, (_, seen) = known
     if alone:
         asked.add(key)
-        if port is not None and port == seen:
+        if port is None or port != seen:
+            once.discard(key)
+        elif key in once:
             seeing.add(key)
+        else:
+            once.add(key)
     elif seen:
         claim(link, before, seen)
     if key not in seeing:

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 import pytest
 
 from mppool import errors
-from mppool.database.connection import driver_uri, opening
+from mppool.database.connection import driver_uri, opening, own_socket
 from mppool.database.connection.driver_uri import scrub, with_defaults
 from mppool.database.connection.error_classes import Trust, is_full, is_permanent
 from mppool.database.connection.link import Link
 from mppool.database.connection.opening import open_link
 from mppool.database.connection.sync_connection import PySQLXEngineSync
-from mppool.database.runtime import drivers
+from mppool.database.runtime import drivers, sockets
 from mppool.database.runtime.loop_stand_in import drive
 from mppool.settings import Database
 from tests import servers
@@ -154,6 +156,31 @@ def test_opens_at_the_same_time_find_their_own_sockets(database_uri: str) -> Non
         link.prepare_close()
         assert link.close()
         assert link.await_close(10)
+
+
+def test_a_proxys_port_that_is_ours_by_chance_proves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server sees the proxy's; only one that sees the ports of two connections in a row is believed."""
+    database = Database.parse("postgresql://u@a-proxy:1/d")
+    link = SimpleNamespace(database=database, socket=(9, 9), has_name=lambda name: None)
+    monkeypatch.setattr(own_socket, "claim", lambda *args: 1)
+
+    def one_opens(port: int, seen: int) -> bool:
+        async def introduce(link: Any) -> Any:
+            return "a name", ("127.0.0.1", seen)
+
+        monkeypatch.setattr(sockets, "local_port", lambda descriptor: port)
+        monkeypatch.setattr(own_socket, "introduce", introduce)
+        asyncio.run(own_socket.find_socket(cast(Link, link), set()))
+        return own_socket.one_by_one(database)
+
+    try:
+        assert one_opens(40_000, 40_000)
+        assert one_opens(40_002, 50_000)
+        assert one_opens(40_004, 40_004)
+        assert not one_opens(40_006, 40_006)
+    finally:
+        for known in (own_socket.seeing, own_socket.asked, own_socket.once):
+            known.discard(database.key)
 
 
 def test_opens_over_a_unix_socket_find_theirs_too(postgres_server: servers.Server) -> None:
