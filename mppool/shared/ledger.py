@@ -271,10 +271,12 @@ class Ledger:
     def copied_rows(self) -> dict[int, MemberRow]:
         """The rows that are somebody's, as they were at one moment: a connection that is closed in one process so that
         another one may open it is not in both. Where processes open and close without pause, the last try counts."""
-        for _ in range(COPIES):
+        tries = 0
+        while True:
             rows = 1 + max((row for row, pid in enumerate(self.column(PID, ROWS)) if pid), default=-1)
             cells = memoryview(self.cells[: HEADER + rows * ROW].tobytes()).cast("q")
-            if cells[HEADER + HELD :: ROW].tolist() == self.column(HELD, rows):
+            tries += 1
+            if tries == COPIES or cells[HEADER + HELD :: ROW].tolist() == self.column(HELD, rows):
                 break
         return {row: copy for row in range(rows) if (copy := MemberRow(cells, self.offset(row))).pid}
 
