@@ -109,6 +109,7 @@ def connect(uri: str) -> Any:
         unix_socket=options.get("socket"),
         autocommit=True,
         connect_timeout=5,
+        ssl_disabled=True,  # else it reads all of the system's certificates, 55 ms of CPU for every connection
     )
 
 

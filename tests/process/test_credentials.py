@@ -121,6 +121,7 @@ def test_the_old_password_is_refused(mysql_user: str, mysql_judge: Judge, place:
     say("first")
     with PoolManager(read, 4) as manager, crew(manager, 1) as (puppet,):
         puppet.ask("run", 3, 3)
+        until(lambda: standing(manager) == 4, 20)
         for password in ("second", "third", "fourth"):
             before = set(mysql_judge.list())
             failed = manager.stats().connections_errors
