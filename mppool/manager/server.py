@@ -58,8 +58,7 @@ class Manager:
         ledger, fd = L.Ledger.create(os.path.join(folder, paths.LEDGER))
         self._seats = Seats(folder)
         living = ledger.living(self._seats.taken)
-        known = [row for row, pid in enumerate(ledger.column(L.PID, L.ROWS)) if pid]
-        dead = sorted(set(known).difference(living))
+        dead = sorted(set(ledger.used()).difference(living))
         self._ledger = ledger
         size = self._size(bool(living))
         self.allocator = Allocator(

@@ -248,8 +248,7 @@ class Ledger:
         Args:
             taken: whether the seat of a token may be taken: see `seats`. It is not called for a row without a token.
         """
-        used = (member for member, pid in enumerate(self.column(PID, ROWS)) if pid)
-        return [member for member in used if self._is_living(self.row(member), taken)]
+        return [member for member in self.used() if self._is_living(self.row(member), taken)]
 
     @staticmethod
     def _is_living(row: MemberRow, taken: Callable[[int], bool]) -> bool:
@@ -268,12 +267,16 @@ class Ledger:
     def row(self, member: int) -> MemberRow:
         return MemberRow(self.cells, self.offset(member))
 
+    def used(self) -> list[int]:
+        """The rows that are somebody's."""
+        return [row for row, pid in enumerate(self.column(PID, ROWS)) if pid]
+
     def copied_rows(self) -> dict[int, MemberRow]:
         """The rows that are somebody's, as they were at one moment: a connection that is closed in one process so that
         another one may open it is not in both. Where processes open and close without pause, the last try counts."""
         tries = 0
         while True:
-            rows = 1 + max((row for row, pid in enumerate(self.column(PID, ROWS)) if pid), default=-1)
+            rows = 1 + max(self.used(), default=-1)
             cells = memoryview(self.cells[: HEADER + rows * ROW].tobytes()).cast("q")
             tries += 1
             if tries == COPIES or cells[HEADER + HELD :: ROW].tolist() == self.column(HELD, rows):

@@ -76,7 +76,7 @@ class Table:
         say(f"\n{title}\n{'step':<14} {'function':<44} points  hit sure  hit lost over left slowest")
         for (step, function), line in sorted(self.lines.items()):
             say(f"{step:<14} {function:<44} {_row(line)} {line.slowest:6.3f}")
-        every = Line(*(sum(getattr(line, name) for line in self.lines.values()) for name in COLUMNS))
+        every = Line(**{name: sum(getattr(line, name) for line in self.lines.values()) for name in COLUMNS})
         say(f"{'all':<59} {_row(every)} {self.slowest:6.3f}")
 
     @property

@@ -109,7 +109,7 @@ class Worker:
         self._scenario, self._number, self._begin = scenario, number, begin
         self._end = begin + SECONDS
         self.jobs = 0
-        self.waits: list[Span] = [(begin, begin)]
+        self.waits: list[Span] = []
         self.stalls: list[Span] = []
         connector.open_link = self._open_link
 
@@ -229,7 +229,7 @@ def test_nobody_waits_for_long_beside_an_idle_connection(database_uri: str, scen
         assert [child.join() for child in children] == [0] * PROCESSES
     (tally,) = seen
     jobs, stalls = sum(jobs for jobs, _, _ in told), [stall for _, _, stalls in told for stall in stalls]
-    longest = max(_outside(wait, stalls) for _, waits, _ in told for wait in waits)
+    longest = max((_outside(wait, stalls) for _, waits, _ in told for wait in waits), default=0.0)
     print(f"{jobs} jobs, longest wait of a short one {longest * 1e3:.0f} ms, beside {len(stalls)} stalls of the server")
     print(f"{tally}; {busy:.1f} times as busy")
     assert jobs > 100
