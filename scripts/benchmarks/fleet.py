@@ -11,6 +11,7 @@ import select
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from scripts.benchmarks.engines import PrivateEngine
@@ -29,7 +30,8 @@ class Board:
         self.sent = parts[6].cast("d")
 
     def note(self, number: int, host: SimulatedHost) -> None:
-        self.used[number], self.cap[number], self.learning[number] = host.used, host.cap, host.learning
+        """What it has done in a step. What it uses is noted meanwhile: other hosts may have it before the step ends."""
+        self.cap[number], self.learning[number] = host.cap, host.learning
         self.sent[number] = host.sent
         self.calls[number], self.exchanges[number], self.failures[number] = host.calls, host.exchanges, host.failures
 
@@ -151,7 +153,11 @@ class Fleet:
         def used(host: str) -> int:
             return self.board.used[int(host.rpartition("-")[2])]
 
-        hosts = {n: SimulatedHost(name_of(n), self.max_size, engine.client(budget), used) for n in numbers}
+        def simulated(number: int) -> SimulatedHost:
+            note = partial(self.board.used.__setitem__, number)
+            return SimulatedHost(name_of(number), self.max_size, engine.client(budget), used, note)
+
+        hosts = {number: simulated(number) for number in numbers}
         line.send("ready")
         Loop(hosts, self.board, line).run()
 

@@ -22,6 +22,7 @@ class SimulatedHost:
     Args:
         engine: of this host alone.
         used_elsewhere: for its judgements: how many connections a host has.
+        note: told how many it has: of fewer before the engine is, of more after it.
 
     Attributes:
         need: connections that it would like to have; change it by `wants`.
@@ -31,8 +32,15 @@ class SimulatedHost:
         sent: when the last request was sent that was executed.
     """
 
-    def __init__(self, name: str, max_size: int, engine: Engine, used_elsewhere: Callable[[str], int]) -> None:
-        self.name, self.engine, self._count = name, engine, used_elsewhere
+    def __init__(
+        self,
+        name: str,
+        max_size: int,
+        engine: Engine,
+        used_elsewhere: Callable[[str], int],
+        note: Callable[[int], object] = int,
+    ) -> None:
+        self.name, self.engine, self._count, self._note = name, engine, used_elsewhere, note
         self.host = Host(name, max_size, random.Random(name).random)
         self.listener: Listener | None = None
         self.need = self.used = self.calls = self.exchanges = self.failures = 0
@@ -66,6 +74,7 @@ class SimulatedHost:
         if holding.leased(now):
             used = max(used, min(self.need, holding.cap, target))
         self.used = used
+        self._note(used)
         busy = min(used, self.need)
         host.report(used, Report(busy, self.need - busy, self.need), now)
         if self._asked_at is not None and used >= self.need:

@@ -11,6 +11,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
+from mppool.cluster.contract import Answer, Request
 from mppool.cluster.memory import MemoryEngine
 from mppool.shared import ledger
 from scripts.benchmarks import served
@@ -192,6 +193,30 @@ def test_simulated_hosts_take_turns_with_the_permits() -> None:
     other.hear()
     assert (one.used, other.used) == (2, 2)
     assert len(other.waits) == 1
+    for host in (one, other):
+        host.leave()
+
+
+def test_what_a_simulated_host_gives_up_is_noted_before_another_may_have_it() -> None:
+    noted, kept = list[int](), list[int]()
+
+    class Watched(MemoryEngine):
+        def exchange(self, request: Request) -> Answer:
+            if request.host.startswith("one"):
+                assert (noted or [0])[-1] <= request.keep
+                kept.append(request.keep)
+            return super().exchange(request)
+
+    engine = Watched()
+    begin(engine, 4)
+    one, other = SimulatedHost("one", 4, engine, lambda host: 0, noted.append), simulated(engine, "other")
+    one.wants(4)
+    one.step()
+    other.wants(2)
+    other.step()
+    assert noted[-1] == 4
+    one.hear()
+    assert noted[-1] == kept[-1] == 2
     for host in (one, other):
         host.leave()
 
