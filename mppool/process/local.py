@@ -130,14 +130,14 @@ class LocalPool(Lending):
         with self.lock:
             if self.amid:
                 self.mend()
-            if machine.stopped:
+            self.amid = True
+            stopped = machine.stopped
+            slot = None if stopped or self.holds_back else machine.borrow(caller)
+            waiting = len(machine.waiters)
+            if stopped:
                 self.refused += 1
                 self.request_errors += 1
-                raise self.failure or errors.PoolClosedError(f"pool {self.name!r} is stopped")
-            self.amid = True
-            slot = None if self.holds_back else machine.borrow(caller)
-            waiting = len(machine.waiters)
-            if slot is not None:
+            elif slot is not None:
                 slot.lent_at = monotonic()
                 self.at_once += 1
                 self.row.publish_lent(machine)
@@ -149,6 +149,9 @@ class LocalPool(Lending):
                 self.queued += 1
                 notify, wake = self._wait(caller)
             self.amid = False
+        if stopped:
+            block_if_exiting()  # the exit may have begun since the first line, and have stopped the pool
+            raise self.failure or errors.PoolClosedError(f"pool {self.name!r} is stopped")
         if full:
             raise errors.TooManyWaitingError(
                 f"pool {self.name!r}: {waiting} callers of this process wait already "

@@ -55,6 +55,38 @@ asyncio.run(main())
 print("done", flush=True)
 """
 
+LATE = """
+import atexit, sys, threading
+about_to_line_up, stopped = threading.Event(), threading.Event()
+def is_blocked():
+    frame = sys._current_frames()[thread.ident]
+    while frame is not None and frame.f_code.co_name != "block_if_exiting":
+        frame = frame.f_back
+    return frame is not None
+@atexit.register  # before the package's hooks, so it runs after them
+def let_it_go_on():
+    stopped.set()
+    while thread.is_alive() and not is_blocked():
+        thread.join(0.01)
+    print("blocked" if thread.is_alive() else "ended", flush=True)
+from mppool import PySQLXEnginePoolSync
+from mppool.process.local import LocalPool
+def held_up(pool):  # in `line_up`, after the look for an exit that has begun
+    if threading.current_thread().name == "late":
+        about_to_line_up.set()
+        stopped.wait()
+LocalPool.refuse_amid = held_up
+pool = PySQLXEnginePoolSync(sys.argv[1], 1, 1)
+pool.start()
+def caller():
+    with pool.connection():
+        pass
+thread = threading.Thread(target=caller, name="late", daemon=True)
+with pool.connection():
+    thread.start()
+    about_to_line_up.wait()
+"""
+
 NOISE = ("FATAL", "terminate called", "panicked", "Exception ignored", "Fatal Python error", "core dumped")
 
 
@@ -81,6 +113,16 @@ def test_a_program_ends_well(flavour: str, ending: str, database_uri: str, tmp_p
         assert (code, out) == (0, "started\ndone\n"), log
         assert not any(word in log for word in NOISE), log
         assert "Traceback" not in log, log
+
+
+def test_a_daemon_thread_lines_up_while_the_program_exits(tmp_path: Path) -> None:
+    """It found no exit begun, and then a stopped pool: it is blocked, and prints no error after the program's end."""
+    program = tmp_path / "late.py"
+    program.write_text(LATE)
+    done = subprocess.run(
+        [sys.executable, program, f"sqlite:{tmp_path / 'late.db'}"], capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "blocked\n", "")
 
 
 @pytest.mark.parametrize("flavour", ["sync", "async"])
