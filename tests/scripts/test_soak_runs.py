@@ -146,12 +146,14 @@ def test_descriptors_are_withheld_for_a_while() -> None:
         return True
 
     def child() -> None:
+        told.blow()  # what the fork's hooks close, and what is free by that, is closed now
         for free in (False, True):
             asks.wait()
             assert one_more() is free
             told.blow()
 
     with asks, told, forked(child) as process:
+        told.wait()
         assert shortages.begin(process.pid)
         asks.blow()
         told.wait()
