@@ -14,7 +14,7 @@ from mppool.database.connection.error_classes import Trust, is_full, is_permanen
 from mppool.database.connection.opening import open_link
 from mppool.database.connection.own_socket import one_by_one
 from mppool.database.runtime.drivers import settle
-from mppool.database.runtime.exit_guard import THREAD_PREFIX, block_if_exiting, exit_begins
+from mppool.database.runtime.exit_guard import THREAD_PREFIX, block_if_exiting, exit_begins, is_exiting
 from mppool.database.runtime.private_library import make_spare
 from mppool.database.runtime.sockets import Endings
 from mppool.database.sql.lexer import lexer
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ANSWER", "END", "RETURNED", "THREAD_PREFIX", "Endings", "Link", "Lost", "Open", "Trust", "block_if_exiting",
-    "end_of", "ended", "exit_begins", "is_full", "is_permanent", "lexer", "make_spare", "one_by_one", "open_link",
-    "parsed", "plain", "sees", "settle",
+    "end_of", "ended", "exit_begins", "is_exiting", "is_full", "is_permanent", "lexer", "make_spare", "one_by_one",
+    "open_link", "parsed", "plain", "sees", "settle",
 ]  # fmt: skip
 
 

@@ -83,6 +83,7 @@ def join(
 
     Raises: BudgetMismatchError, ValueError when another handle of this process uses it with settings that clash.
         UnsupportedError: gevent or eventlet has patched this process. ReentrantBorrowError: this thread is inside here.
+        PoolClosedError: the interpreter is exiting, and has stopped its pools.
         ManagerUnavailableError: the budget is another user's, or its place is not to be had.
     """
     greenlets.refuse()
@@ -93,16 +94,26 @@ def join(
             "pool, which it interrupted there; let the handler set a flag"
         )
     with _lock:
-        pool, users = _pools.get(name), _users.get(name)
-        if pool is None or users is None or pool.machine.stopped:
-            _users[name] = users = weakref.WeakSet()
-            pool = _pools[name] = LocalPool(budget, name, settings, starting)
-        elif user not in users:
-            pool.adapt(budget, settings)
-            if starting is not None:
-                pool.openings.tell_when_warm(starting)
-        users.add(user)
-        return pool
+        if not contract.is_exiting():  # else `_exit` would not see another one
+            return _join(user, budget, name, settings, starting)
+    contract.block_if_exiting()
+    raise errors.PoolClosedError(f"pool {name!r} is stopped: the interpreter is exiting")
+
+
+def _join(
+    user: Forkable, budget: BudgetSettings, name: str, settings: PoolSettings, starting: Waiter | None
+) -> LocalPool:
+    """Under the lock."""
+    pool, users = _pools.get(name), _users.get(name)
+    if pool is None or users is None or pool.machine.stopped:
+        _users[name] = users = weakref.WeakSet()
+        pool = _pools[name] = LocalPool(budget, name, settings, starting)
+    elif user not in users:
+        pool.adapt(budget, settings)
+        if starting is not None:
+            pool.openings.tell_when_warm(starting)
+    users.add(user)
+    return pool
 
 
 def part(user: Forkable, pool: LocalPool) -> bool:

@@ -56,35 +56,47 @@ print("done", flush=True)
 """
 
 LATE = """
-import atexit, sys, threading
-about_to_line_up, stopped = threading.Event(), threading.Event()
+import atexit, os, sys, threading
+about_to_wait, stopped = threading.Event(), threading.Event()
 def is_blocked():
     frame = sys._current_frames()[thread.ident]
     while frame is not None and frame.f_code.co_name != "block_if_exiting":
         frame = frame.f_back
     return frame is not None
+def borrow():
+    with pool.connection() as conn:
+        return conn.query_first("SELECT 1 AS a").a
 @atexit.register  # before the package's hooks, so it runs after them
-def let_it_go_on():
+def last_hook():
     stopped.set()
     while thread.is_alive() and not is_blocked():
         thread.join(0.01)
     print("blocked" if thread.is_alive() else "ended", flush=True)
+    try:
+        borrow()
+    except PoolClosedError as error:
+        print(str(error).replace(pool.name, 'x'), flush=True)
+    pid = os.fork()
+    if not pid:
+        os._exit(borrow())
+    print("child:", os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
 from mppool import PySQLXEnginePoolSync
+from mppool.errors import PoolClosedError
 from mppool.process.local import LocalPool
-def held_up(pool):  # in `line_up`, after the look for an exit that has begun
+place = getattr(LocalPool, sys.argv[2])
+def held_up(*args):
+    result = place(*args)
     if threading.current_thread().name == "late":
-        about_to_line_up.set()
+        about_to_wait.set()
         stopped.wait()
-LocalPool.refuse_amid = held_up
+    return result
+setattr(LocalPool, sys.argv[2], held_up)
 pool = PySQLXEnginePoolSync(sys.argv[1], 1, 1)
 pool.start()
-def caller():
-    with pool.connection():
-        pass
-thread = threading.Thread(target=caller, name="late", daemon=True)
+thread = threading.Thread(target=borrow, name="late", daemon=True)
 with pool.connection():
     thread.start()
-    about_to_line_up.wait()
+    about_to_wait.wait()
 """
 
 NOISE = ("FATAL", "terminate called", "panicked", "Exception ignored", "Fatal Python error", "core dumped")
@@ -115,14 +127,16 @@ def test_a_program_ends_well(flavour: str, ending: str, database_uri: str, tmp_p
         assert "Traceback" not in log, log
 
 
-def test_a_daemon_thread_lines_up_while_the_program_exits(tmp_path: Path) -> None:
-    """It found no exit begun, and then a stopped pool: it is blocked, and prints no error after the program's end."""
+@pytest.mark.parametrize("place", ["borrow", "refuse_amid"])
+def test_a_borrow_while_the_program_exits(place: str, tmp_path: Path) -> None:
+    """A daemon thread that found no exit begun, and then a stopped pool, is blocked: it makes no new pool, and prints
+    no error after the program's end. The main thread is told at once; a child begins anew."""
     program = tmp_path / "late.py"
     program.write_text(LATE)
-    done = subprocess.run(
-        [sys.executable, program, f"sqlite:{tmp_path / 'late.db'}"], capture_output=True, text=True, timeout=60
-    )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "blocked\n", "")
+    args = [sys.executable, program, f"sqlite:{tmp_path / 'late.db'}", place]
+    done = subprocess.run(args, capture_output=True, text=True, timeout=60)
+    said = "blocked\npool 'x' is stopped: the interpreter is exiting\nchild: 1\n"
+    assert (done.returncode, done.stdout, done.stderr) == (0, said, "")
 
 
 @pytest.mark.parametrize("flavour", ["sync", "async"])

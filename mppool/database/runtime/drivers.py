@@ -279,6 +279,7 @@ def _forked_in_child() -> None:
     connection which the parent closes really ends; the parent's copies of these descriptors are not affected.
     """
     global state
+    exit_guard.forked_in_child()
     inherited, state = state, State()
     descriptors = _sockets_of(inherited)
     for link in inherited.linked():

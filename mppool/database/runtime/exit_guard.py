@@ -20,6 +20,16 @@ def exit_begins() -> None:
     exiting = True
 
 
+def is_exiting() -> bool:
+    return exiting
+
+
+def forked_in_child() -> None:
+    """A child that is forked while its parent exits goes on for itself."""
+    global exiting
+    exiting = False
+
+
 def block_if_exiting() -> None:
     """Block a daemon thread of the user's for ever at exit; otherwise return at once."""
     if not exiting:
