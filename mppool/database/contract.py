@@ -59,8 +59,8 @@ class Link(Protocol):
         """The socket if it is known and still open."""
         ...
 
-    def taken(self) -> bool:
-        """Has other code closed the descriptors that the connection needs?"""
+    def taken(self) -> str:
+        """Why it is of no use, if other code has closed the descriptors that it needs; "" if none has."""
         ...
 
     def prepare_close(self) -> bool:

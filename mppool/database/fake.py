@@ -112,8 +112,8 @@ class FakeLink(LinkState):
     def live_socket(self) -> Descriptor | None:
         return None
 
-    def taken(self) -> bool:
-        return False
+    def taken(self) -> str:
+        return ""
 
     def prepare_close(self) -> bool:
         return True

@@ -72,8 +72,9 @@ class Target:
     def listing(self) -> str:
         if self.provider == "postgresql":
             return f"SELECT pid FROM pg_stat_activity WHERE usename = '{self.user}'"
-        # MariaDB lists a connection for a moment after it has ended, and does not count it for its user any more.
-        ended = "command = 'Killed' AND info IS NULL"
+        # MariaDB lists a connection for a moment after it has ended, and does not count it for its user any more. Busy:
+        # it is being ended, and its thread has locked what the list would show.
+        ended = "command IN ('Killed', 'Busy') AND info IS NULL"
         return f"SELECT id FROM information_schema.processlist WHERE user = '{self.user}' AND NOT ({ended})"
 
     def cut(self, server: Server) -> None:

@@ -8,13 +8,20 @@ import resource
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mppool.database.connection.error_classes import Trust
+from mppool import errors
+from mppool.database.connection import opening
+from mppool.database.connection.error_classes import Trust, is_permanent
+from mppool.database.connection.opening import open_link
+from mppool.database.connection.sync_connection import PySQLXEngineSync
+from mppool.settings import Database
 from mppool.shared import descriptors
 from mppool.shared.descriptors import never_close
+from tests import waiting
 from tests.process.flavours import Flavour, run, until
 from tests.waiting import forked
 
@@ -125,6 +132,45 @@ def test_when_a_process_attaches(flavour: Flavour, database_uri: str) -> None:
         await flavour.stop(owner)
 
     in_a_child(scenario())
+
+
+def test_sqlite_does_not_say_that_it_was_for_want_of_descriptors(tmp_path: Path) -> None:
+    """Its error is that of a file that cannot be opened, and the moment is over before we look: no refusal for good."""
+    database = Database.parse(f"sqlite:{tmp_path / 'shop.db'}")
+    looks = opening._refuse_if_short
+
+    def child() -> None:
+        open_link(database).close()
+        shortage = none_free()
+        shortage.__enter__()
+        opening._refuse_if_short = lambda database: (shortage.__exit__(None, None, None), looks(database))[1]
+        with pytest.raises(errors.ConnectError, match="it can be opened now") as caught:
+            open_link(database)
+        assert not is_permanent(caught.value)
+
+    with forked(child) as process:
+        assert process.join() == 0
+    assert not opening._may_be_opened(str(tmp_path))
+    assert not opening._may_be_opened(str(tmp_path / "none.db"))
+
+
+def test_when_the_server_has_ended_a_connection(postgres_uri: str) -> None:
+    """Whether the driver has closed its socket, or other code, cannot be found out: the error says that."""
+
+    def child() -> None:
+        link = open_link(Database.parse(postgres_uri))
+        face = PySQLXEngineSync.lend(link)
+        pid = face.query_first("SELECT pg_backend_pid() AS a").a
+        with PySQLXEngineSync(postgres_uri) as other:
+            assert other.query_first("SELECT pg_terminate_backend(:pid::int4, 5000) AS a", {"pid": pid}).a
+        waiting.until(lambda: link.live_socket() is None)
+        with none_free(), pytest.raises(errors.NotConnectedError, match=r"cannot find out by whom .*Too many"):
+            face.query("SELECT 1 AS a")
+        assert link.doubtful
+        assert link.close()
+
+    with forked(child) as process:
+        assert process.join() == 0
 
 
 def test_what_must_not_be_closed_is_kept_though_nothing_can_be_imported(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -107,9 +107,9 @@ class Link(LinkState):
             raise errors.NotConnectedError(UNANSWERED)
         if drivers.state.stopped:
             raise errors.NotConnectedError("the interpreter is exiting")
-        if self.taken():
+        if lost := self.taken():
             self.distrust()
-            raise errors.NotConnectedError(TAKEN)
+            raise errors.NotConnectedError(lost)
         self.busy += 1
         try:
             return await getattr(self.conn, method)(*arguments)
@@ -290,16 +290,17 @@ class Link(LinkState):
         """The connection's socket if it is known and still open. A closed one's number may belong to another file."""
         return self.socket if self.socket is not None and sockets.is_open(self.socket) else None
 
-    def taken(self) -> bool:
-        """Has other code closed the descriptors that this connection needs? One system call when it has not."""
+    def taken(self) -> str:
+        """Why the connection is of no use, if other code has closed, or may have closed, the descriptors that it needs;
+        "" if none has. One system call when none has."""
         if self.socket is None:
-            return self.driver.watch.gone()
+            return TAKEN if self.driver.watch.gone() else ""
         if sockets.is_open(self.socket):
-            return False
+            return ""
         try:
-            return self.driver.watch.took_away(self.socket)
-        except OSError:
-            return True  # no free descriptor to find out with: give up this connection, which is closed in any case
+            return TAKEN if self.driver.watch.took_away(self.socket) else ""
+        except OSError as error:  # no free descriptor to find out with
+            return f"this connection was closed, and this process cannot find out by whom ({error}): borrow another one"
 
     # -- the end ---------------------------------------------------------------------------------------------
 
@@ -362,8 +363,8 @@ class Link(LinkState):
         Args:
             settled: the caller knows that no call runs on it any more.
         """
-        if self.conn is not None and self.taken():
-            self.abandon(TAKEN)
+        if self.conn is not None and (lost := self.taken()):
+            self.abandon(lost)
         conn, self.conn = self.conn, None
         self.transaction_is_open(False)
         if conn is not None and not settled and (self.trust >= Trust.DOUBTFUL or self.busy):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import stat
 from collections.abc import Coroutine
 from contextlib import ExitStack
 from time import monotonic
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["open_link", "opening"]
 
+CANNOT_OPEN = "14"  # SQLite's code
 NEEDED = 4  # free descriptors that opening a connection takes at most: SQLite's file with its journals
 
 
@@ -48,9 +50,11 @@ async def opening(database: Database, connect_timeout: float = 5.0, sqlite_conne
         sockets_before = driver.watch.sockets() if database.provider != "sqlite" else set()
         conn = await _new(driver, database, connect_timeout)
     except driver.Error as error:
-        code, message = error.code(), error.message()  # type: ignore[attr-defined]
+        code, message = error.code(), scrub(error.message(), database)  # type: ignore[attr-defined]
         _refuse_if_short(database)
-        raise connect_error(database, code, scrub(message, database)) from None
+        if code == CANNOT_OPEN and database.provider == "sqlite" and _may_be_opened(_file(database)):
+            raise _was_short(database, message) from None
+        raise connect_error(database, code, message) from None
     except BaseException as error:
         if is_panic(error):
             raise connect_error(database, "PANIC", "the driver panicked: it cannot make sense of the uri") from None
@@ -86,6 +90,22 @@ def _is_short() -> bool:
     except OSError:
         return True
     return False
+
+
+def _may_be_opened(path: str) -> bool:
+    """Whether neither the file nor its folder keeps SQLite from opening it. It is not opened for that: closing it would
+    end the locks that SQLite holds on it in this process."""
+    try:
+        is_file = stat.S_ISREG(os.stat(path).st_mode)
+    except OSError:
+        return False
+    return is_file and os.access(path, os.R_OK | os.W_OK) and os.access(os.path.dirname(path), os.W_OK | os.X_OK)
+
+
+def _was_short(database: Database, message: str) -> errors.ConnectError:
+    """SQLite does not say that it had no free descriptor, and now there are some."""
+    message += " (it can be opened now: was there no free descriptor?)"
+    return errors.ConnectError("0", message, where=database.key, reason="no free descriptor a moment ago")
 
 
 def _short(database: Database, error: BaseException) -> errors.ConnectError:
