@@ -60,7 +60,7 @@ class Tally:
         old: seconds; a connection idle for longer should not stay beside a waiter elsewhere.
 
     Attributes:
-        longest: seconds for which a process kept an old connection while somebody waited in another one.
+        spans: by process and from when: until when it kept an old connection while somebody waited in another one.
         taken: permits that came to processes.
         gap: the longest time between two samples.
     """
@@ -69,7 +69,8 @@ class Tally:
         self._old = max(old, LEAST_OLD * every)
         self.samples = self.beside = self.taken = 0
         self.in_use = self.idle = self.waiting = 0
-        self.longest = self.gap = 0.0
+        self.gap = 0.0
+        self.spans: dict[tuple[int, float], float] = {}
         self._began = self._last = 0.0
         self._idle_since: dict[int, float] = {}
         self._beside_since: dict[int, float] = {}
@@ -110,10 +111,14 @@ class Tally:
         seen = self._idle_since.setdefault(row.pid, now)
         since = seen if row.idle_since is None else row.idle_since
         if others_wait and now - since >= self._old:
-            began = self._beside_since.setdefault(row.pid, now)
-            self.longest = max(self.longest, now - began)
+            self.spans[row.pid, self._beside_since.setdefault(row.pid, now)] = now
         else:
             self._beside_since.pop(row.pid, None)
+
+    @property
+    def longest(self) -> float:
+        """Seconds of the longest of the spans."""
+        return max((until - since for (_, since), until in self.spans.items()), default=0.0)
 
     @property
     def seconds(self) -> float:
