@@ -129,8 +129,7 @@ LISTING = {
     "mysql": (
         "SELECT id, concat(user, '@', coalesce(db, ''), ' ', command, ': ', coalesce(left(info, 60), '')) "
         "FROM information_schema.processlist WHERE id <> connection_id() "
-        # closed, or being closed, and does nothing: MariaDB lists it a moment longer
-        "AND NOT (command IN ('Killed', 'Busy') AND info IS NULL) "
+        "AND NOT (command = 'Killed' AND info IS NULL) "  # closed, and does nothing: MariaDB lists it a moment longer
         "AND (%s IS NULL OR db = %s) AND (%s IS NULL OR user = %s)"
     ),
 }

@@ -267,7 +267,7 @@ def count_until_over(target: Target, manager: PoolManager, over: mmap.mmap, seen
     with closing(server) if server is not None else closing(mmap.mmap(-1, 1)):
         while not over[0]:
             if server is not None:
-                cells[0] = max(cells[0], len(server.ask(target.listing)))
+                cells[0] = max(cells[0], target.count(server))
             try:
                 cells[1] = max(cells[1], assigned(manager))
             except errors.PoolError:

@@ -72,10 +72,18 @@ class Target:
     def listing(self) -> str:
         if self.provider == "postgresql":
             return f"SELECT pid FROM pg_stat_activity WHERE usename = '{self.user}'"
-        # MariaDB lists a connection for a moment after it has ended, and does not count it for its user any more. Busy:
-        # it is being ended, and its thread has locked what the list would show.
-        ended = "command IN ('Killed', 'Busy') AND info IS NULL"
+        # MariaDB lists a connection for a moment after it has ended, and does not count it for its user any more.
+        ended = "command = 'Killed' AND info IS NULL"
         return f"SELECT id FROM information_schema.processlist WHERE user = '{self.user}' AND NOT ({ended})"
+
+    def count(self, server: Server) -> int:
+        """The workers' connections now. Where they would be too many and MariaDB cannot say of one whether it has ended
+        (Busy: its thread has locked what the list would show), it is asked again."""
+        unclear = f"{self.listing} AND command = 'Busy' AND info IS NULL"
+        while (count := len(server.ask(self.listing))) > self.max_size and self.provider == "mysql":
+            if not server.ask(unclear):
+                break
+        return count
 
     def cut(self, server: Server) -> None:
         """To the workers as good as a restart: every connection is ended, and on PostgreSQL nobody admitted a while."""

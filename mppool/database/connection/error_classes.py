@@ -11,7 +11,7 @@ from enum import IntEnum
 
 from mppool.errors import ConnectError
 
-__all__ = ["Trust", "classify", "is_full", "is_permanent"]
+__all__ = ["CANNOT_OPEN", "Trust", "classify", "is_full", "is_permanent"]
 
 
 class Trust(IntEnum):
@@ -73,11 +73,12 @@ def classify(provider: str, code: str, message: str) -> Trust:
     return Trust.GOOD
 
 
+CANNOT_OPEN = "14"  # SQLite: the file
 _REFUSED = frozenset(
     {
         *("28P01", "28000", "3D000", "42501", "0LP01"),  # PostgreSQL: password, role, database, privilege
         *("1045", "1698", "1049", "1044", "1251", "1862"),  # MySQL, MariaDB: the same
-        "14",  # SQLite: cannot open the file
+        CANNOT_OPEN,
     }
 )
 _REFUSED_WORDS = (

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from mppool import errors
 from mppool.database.connection.driver_uri import refuses_looking, scrub, verifies, with_defaults
+from mppool.database.connection.error_classes import CANNOT_OPEN
 from mppool.database.connection.link import Link
 from mppool.database.connection.own_socket import find_socket, one_by_one
 from mppool.database.connection.reasons import connect_error, explained
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
 __all__ = ["open_link", "opening"]
 
-CANNOT_OPEN = "14"  # SQLite's code
 NEEDED = 4  # free descriptors that opening a connection takes at most: SQLite's file with its journals
 
 

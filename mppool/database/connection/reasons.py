@@ -12,6 +12,7 @@ import time
 from urllib.parse import unquote
 
 from mppool import errors
+from mppool.database.connection.error_classes import CANNOT_OPEN
 from mppool.uri import PORTS, Database, options, split
 
 __all__ = ["connect_error", "explained"]
@@ -25,7 +26,7 @@ _BY_CODE = {
     **dict.fromkeys(("42501", "1044"), "no privilege"),
     **dict.fromkeys(("53300", "1040", "1203", "1226"), "too many connections"),
     "57P03": "the server is starting or shutting down",
-    "14": "the file cannot be opened",
+    CANNOT_OPEN: "the file cannot be opened",
 }
 _BY_WORDS = (
     ("Timed out", "timed out"),
